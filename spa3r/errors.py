@@ -1,0 +1,41 @@
+"""Named errors. Each message is one line: which file or setting, what was wrong, what to do."""
+
+
+class Spa3RError(Exception):
+    """Base of every error this project raises on purpose; the CLI prints it without a traceback."""
+
+
+class ConfigError(Spa3RError, ValueError):
+    """A configuration that contradicts itself or names something unknown."""
+
+
+class FormatError(Spa3RError):
+    """A file that is not what its name says: wrong version, impossible length, corrupt part."""
+
+
+class ImageError(Spa3RError):
+    """An image or depth map that does not decode, or decodes to another size than declared."""
+
+
+class SceneError(Spa3RError):
+    """A scene that cannot be used as a whole: missing, empty, or with too few usable frames."""
+
+
+class ShardError(Spa3RError):
+    """A shard, manifest or sidecar that is missing, incomplete or not of the expected schema."""
+
+
+class WeightsError(Spa3RError):
+    """A checkpoint with missing, unexpected or misshapen tensors (all of them are named)."""
+
+
+class TeacherError(Spa3RError):
+    """A teacher that is missing, differs from the recorded one, or lacks the input it needs."""
+
+
+class TrainingError(Spa3RError):
+    """Training had to stop: a non-finite loss or gradient, or a checkpoint of another run."""
+
+
+class ServiceError(Spa3RError):
+    """A server (MLflow, Prefect) that cannot be reached; the message holds its URI and a cure."""

@@ -1,0 +1,81 @@
+"""The data contract that ingest, targets, training and serving share. Numpy-free and torch-free.
+
+Conventions, stated here once and nowhere contradicted:
+
+* lengths in metres; OpenCV camera axes: x right, y down, z forward;
+* poses are stored camera-to-world and named ``world_from_camera``; projection uses its inverse,
+  ``camera_from_world``;
+* pixel centres lie at +0.5: the top-left pixel is centred on (0.5, 0.5); ``K`` is in pixels of the
+  image it stands beside, and image and ``K`` always change together;
+* depth maps are z-depth, uint16 millimetres, 0 = no measurement; images are RGB uint8;
+* labels are NYU40 ids, uint8, 0 = unlabelled.
+"""
+
+from typing import Final
+
+SCHEMA_VERSION: Final = 1
+
+# --- frame shards: one tar per scene, one sample per kept frame -----------------------------------
+# Sample key: "<scene>-<frame:06d>". Parts, by WebDataset extension:
+COLOR_PART: Final = "color.jpg"  # RGB at the working size
+DEPTH_PART: Final = "depth.png"  # uint16 mm, resampled (nearest) to the colour's working size
+LABEL_PART: Final = "label.png"  # uint8 NYU40 ids, same size; only where the dataset has labels
+CAMERA_PART: Final = "camera.json"  # see preprocessing/shards.py: K, world_from_camera, size, time
+
+# --- the manifest: one row per frame of the scan, dropped ones included --------------------------
+# (column, Arrow type name). Offsets point at the part's bytes inside the shard.
+MANIFEST_COLUMNS: Final = (
+    ("dataset", "string"),
+    ("scene", "string"),
+    ("split", "string"),  # "train", "val", "test" or "" when the dataset has no split
+    ("frame", "int32"),  # number of the frame in the scan
+    ("kept", "bool"),
+    ("reason", "string"),  # why it was dropped: one of DROP_REASONS; "" when kept
+    ("shard", "string"),  # file name of the tar, relative to the manifest; "" when dropped
+    ("color_offset", "int64"),
+    ("color_size", "int64"),
+    ("depth_offset", "int64"),  # -1 where the frame has no depth
+    ("depth_size", "int64"),
+    ("label_offset", "int64"),  # -1 where the frame has no labels
+    ("label_size", "int64"),
+    ("width", "int32"),  # working size in pixels
+    ("height", "int32"),
+    ("K", "list<double>"),  # 9 numbers, row-major, working pixels; empty when unknown (photos)
+    ("world_from_camera", "list<double>"),  # 16 numbers, row-major; empty when unknown
+    ("timestamp_us", "int64"),  # -1 when unknown
+)
+
+DROP_STRIDE: Final = "stride"  # not chosen by the frame stride
+DROP_POSE: Final = "invalid_pose"  # -inf, NaN, zero or not a rotation
+DROP_BLUR: Final = "blur"
+DROP_DEPTH: Final = "empty_depth"
+DROP_IMAGE: Final = "unreadable_image"
+DROP_DEPTH_IMAGE: Final = "unreadable_depth"
+DROP_TRUNCATED: Final = "truncated"  # the scan's file ends before this frame does
+DROP_REASONS: Final = (
+    DROP_STRIDE,
+    DROP_POSE,
+    DROP_BLUR,
+    DROP_DEPTH,
+    DROP_IMAGE,
+    DROP_DEPTH_IMAGE,
+    DROP_TRUNCATED,
+)
+
+# --- target shards: one tar of clips and one tar of per-frame semantic tokens per scene ----------
+# Clip sample, key = clip id. One safetensors part with the tensors below, one JSON part.
+CLIP_PART: Final = "clip.safetensors"
+CLIP_META_PART: Final = "clip.json"
+GEO_TOKENS: Final = "geo"  # (V, N, Dg) stored dtype: the teacher's geometric tokens, target side
+GEO_CONTEXT: Final = "geo_context"  # (Vc, N, Dg); only with the two-pass teacher, else absent
+CAMERA_FROM_WORLD: Final = "camera_from_world"  # (V, 4, 4) float32, world = view 0's camera
+INTRINSICS: Final = "K"  # (V, 3, 3) float32, pixels of the clip's images
+PATCH_DEPTH: Final = "depth"  # (V, N) float32, in the clip's units; 0 = unknown
+PATCH_VALID: Final = "valid"  # (V, N) bool; absent = all valid
+# Semantic sample, key = "<frame:06d>" or "<frame:06d>m" for the mirrored frame.
+SEM_PART: Final = "sem.safetensors"
+SEM_TOKENS: Final = "sem"  # (N, Ds) stored dtype
+
+# --- sidecars: the completion mark of a unit of work, written last -------------------------------
+# {"schema", "stage", "unit", "spec_hash", "files": {name: {"bytes", "sha256"}}, "counts": {...}}
+SIDECAR_SUFFIX: Final = ".done.json"

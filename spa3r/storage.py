@@ -1,0 +1,122 @@
+"""Files anywhere: any fsspec URL stands where a path stands. Publishing is atomic.
+
+Local files are written under a temporary name beside the final one and renamed; object stores make
+an object visible only when its upload completes, so there the upload itself is the rename.
+"""
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, cast
+
+import fsspec
+from fsspec.core import url_to_fs
+
+from spa3r.errors import ShardError
+
+
+def join(base: str | Path, *parts: str) -> str:
+    """Path or URL with parts appended."""
+    return "/".join([str(base).rstrip("/"), *(p.strip("/") for p in parts)])
+
+
+def is_local(url: str | Path) -> bool:
+    """Whether a path or URL names a local file."""
+    return url_to_fs(str(url))[0].protocol in ("file", ("file", "local"))
+
+
+def exists(url: str | Path) -> bool:
+    """Whether a file or folder is there."""
+    fs, path = url_to_fs(str(url))
+    return bool(fs.exists(path))
+
+
+def size(url: str | Path) -> int:
+    """Bytes of a file. Raises FileNotFoundError."""
+    fs, path = url_to_fs(str(url))
+    return int(fs.size(path))
+
+
+def list_files(url: str | Path, suffix: str = "") -> list[str]:
+    """Sorted URLs of the files directly in a folder whose names end in suffix; [] if absent."""
+    fs, path = url_to_fs(str(url))
+    if not fs.isdir(path):
+        return []
+    names = (Path(p).name for p in fs.ls(path, detail=False))
+    return [join(url, name) for name in sorted(names) if name.endswith(suffix)]
+
+
+@contextmanager
+def open_read(url: str | Path) -> Iterator[IO[bytes]]:
+    """Binary reader; random access works on local files and on object stores."""
+    with fsspec.open(str(url), "rb") as f:
+        yield cast(IO[bytes], f)
+
+
+def read_bytes(url: str | Path) -> bytes:
+    """All bytes of a file."""
+    with open_read(url) as f:
+        return f.read()
+
+
+@contextmanager
+def atomic_write(url: str | Path) -> Iterator[IO[bytes]]:
+    """Binary writer whose file appears under its name only if the block ends without an error."""
+    fs, path = url_to_fs(str(url))
+    if not is_local(url):
+        with fs.transaction, fs.open(path, "wb") as f:
+            yield cast(IO[bytes], f)
+        return
+    final = Path(path)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with temporary.open("wb") as f:
+            yield f
+            f.flush()
+            os.fsync(f.fileno())
+        temporary.replace(final)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(url: str | Path, data: bytes) -> None:
+    """Writes a file atomically."""
+    with atomic_write(url) as f:
+        f.write(data)
+
+
+def write_json(url: str | Path, value: Any) -> None:
+    """Writes canonical JSON (sorted keys, final newline) atomically."""
+    write_bytes(url, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
+
+
+def read_json(url: str | Path) -> Any:
+    """Reads JSON; a damaged file raises ShardError naming it."""
+    try:
+        return json.loads(read_bytes(url))
+    except ValueError as error:
+        raise ShardError(f"{url}: not valid JSON ({error}); delete it and run again") from error
+
+
+def sha256(url: str | Path) -> str:
+    """Hex SHA-256 of a file, streamed."""
+    digest = hashlib.sha256()
+    with open_read(url) as f:
+        while block := f.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def remove_leftovers(folder: str | Path) -> int:
+    """Deletes temporary files that a killed process left in a local folder; returns how many."""
+    if not is_local(folder) or not Path(folder).is_dir():
+        return 0
+    stale = [p for p in Path(folder).glob(".*.tmp") if p.is_file()]
+    for path in stale:
+        path.unlink()
+    return len(stale)

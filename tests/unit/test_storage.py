@@ -1,0 +1,54 @@
+"""Atomic publishing, on local disks and on another fsspec file system."""
+
+from pathlib import Path
+
+import pytest
+
+from spa3r import storage
+from spa3r.errors import ShardError
+
+
+@pytest.fixture(params=["local", "memory"])
+def base(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(tmp_path) if request.param == "local" else f"memory://{tmp_path.name}"
+
+
+def test_round_trip_and_listing(base: str) -> None:
+    url = storage.join(base, "a", "x.json")
+    storage.write_json(url, {"b": 1, "a": [2]})
+    assert storage.read_json(url) == {"a": [2], "b": 1}
+    assert storage.list_files(storage.join(base, "a"), ".json") == [url]
+    assert storage.exists(url)
+    assert storage.size(url) == len(storage.read_bytes(url))
+    assert len(storage.sha256(url)) == 64
+
+
+def test_a_failed_write_leaves_nothing(base: str) -> None:
+    url = storage.join(base, "half.bin")
+    with pytest.raises(RuntimeError), storage.atomic_write(url) as f:
+        f.write(b"half")
+        raise RuntimeError("killed")
+    assert not storage.exists(url)
+    assert storage.list_files(base) == []
+
+
+def test_a_failed_rewrite_keeps_the_old_file(base: str) -> None:
+    url = storage.join(base, "kept.bin")
+    storage.write_bytes(url, b"old")
+    with pytest.raises(RuntimeError), storage.atomic_write(url) as f:
+        f.write(b"new")
+        raise RuntimeError("killed")
+    assert storage.read_bytes(url) == b"old"
+
+
+def test_leftovers_of_a_killed_process_are_swept(tmp_path: Path) -> None:
+    (tmp_path / ".x.tar.1234.tmp").write_bytes(b"half")
+    (tmp_path / "x.tar").write_bytes(b"whole")
+    assert storage.remove_leftovers(tmp_path) == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["x.tar"]
+
+
+def test_damaged_json_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "m.json").write_text("{")
+    with pytest.raises(ShardError, match=r"m\.json"):
+        storage.read_json(tmp_path / "m.json")
