@@ -1,0 +1,73 @@
+"""A folder of photos: one scene without poses, intrinsics or depth.
+
+A folder that holds images is one scene; otherwise each of its subfolders that does is one. Photos
+are numbered in natural order of their names and turned upright by their EXIF orientation.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from preprocessing.scene import Damage, Frame, Scene, base_name, natural_key, scene_name, subfolders
+from spa3r.errors import SceneError
+from spa3r.images import EncodedImage
+from spa3r.storage import list_files, read_bytes
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+
+
+def list_photos(folder: str) -> list[str]:
+    """URLs of the images directly in a folder, in natural order; [] if absent."""
+    urls = [url for url in list_files(folder) if url.lower().endswith(SUFFIXES)]
+    # macOS leaves "._name.jpg" companions that are no images.
+    visible = (url for url in urls if not base_name(url).startswith("."))
+    return sorted(visible, key=lambda url: natural_key(base_name(url)))
+
+
+def find_scenes(root: str) -> list["PhotoSource"]:
+    """The scenes under a root, by name; [] if there are no photos."""
+    folders = [root] if list_photos(root) else [f for f in subfolders(root) if list_photos(f)]
+    return [PhotoSource(name=scene_name(folder), url=folder) for folder in folders]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhotoSource:
+    """One folder of photos; see preprocessing.scene.SceneSource."""
+
+    dataset: str = "photos"
+    name: str
+    split: str = ""
+    url: str
+
+    @contextmanager
+    def open(self) -> Iterator[Scene]:
+        """The folder as a scene. Raises SceneError if it has no photos (any more)."""
+        photos = list_photos(self.url)
+        if not photos:
+            raise SceneError(f"{self.url}: no photos ({', '.join(SUFFIXES)}) in this folder")
+        yield PhotoScene(photos)
+
+
+class PhotoScene:
+    """Photos in natural order; the frame number is the place in that order."""
+
+    def __init__(self, urls: Sequence[str]) -> None:
+        self._urls = urls
+        self.indices: Sequence[int] = range(len(urls))
+        self.label_to_nyu40: np.ndarray | None = None
+        self.problems: list[str] = []
+
+    def frames(self, stride: int = 1) -> Iterator[Frame | Damage]:
+        """Every stride-th photo."""
+        for index in self.indices[::stride]:
+            yield Frame(
+                index=index,
+                color=EncodedImage(data=read_bytes(self._urls[index]), codec="file", oriented=True),
+                depth=None,
+                labels=None,
+                K_33=None,
+                world_from_camera_44=None,
+                timestamp_us=-1,
+            )

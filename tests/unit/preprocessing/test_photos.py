@@ -1,0 +1,80 @@
+"""A folder of photos is a scene without cameras."""
+
+from pathlib import Path
+
+import cv2
+import fsspec
+import numpy as np
+import pytest
+
+from preprocessing import sources
+from preprocessing.scene import Frame, natural_key
+from spa3r.errors import SceneError
+from spa3r.images import decode_color, stored_size
+
+
+def write_photos(folder: Path, names: list[str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        gray = np.full((24, 32, 3), 100, np.uint8)
+        (folder / name).write_bytes(cv2.imencode(Path(name).suffix.lower(), gray)[1].tobytes())
+
+
+def test_natural_order():
+    names = ["img10.jpg", "img9.jpg", "img009b.jpg", "10.jpg", "9.jpg", "a.jpg"]
+    expected = ["9.jpg", "10.jpg", "a.jpg", "img9.jpg", "img009b.jpg", "img10.jpg"]
+    assert sorted(names, key=natural_key) == expected
+
+
+def test_photos_in_natural_order_without_cameras(tmp_path: Path):
+    write_photos(tmp_path / "my room", ["P10.JPG", "P9.jpg", "P1.png", "P2.webp"])
+    (tmp_path / "my room/notes.txt").write_text("no photo")
+    (tmp_path / "my room/._P9.jpg").write_bytes(b"macOS companion")
+    (source,) = sources.open_scenes(str(tmp_path / "my room"), "photos")
+    assert (source.name, source.split) == ("my_room", "")
+    with source.open() as scene:
+        frames = list(scene.frames(stride=2))
+        assert list(scene.indices) == [0, 1, 2, 3]
+    assert [f.index for f in frames] == [0, 2]
+    for frame, name in zip(frames, ["P1.png", "P9.jpg"], strict=True):
+        assert isinstance(frame, Frame)
+        assert frame.color.data == (tmp_path / "my room" / name).read_bytes()
+        assert frame.K_33 is frame.world_from_camera_44 is frame.depth is None
+
+
+def test_a_folder_of_folders_is_several_scenes(tmp_path: Path):
+    write_photos(tmp_path / "b", ["1.jpg"])
+    write_photos(tmp_path / "a", ["1.jpg"])
+    (tmp_path / "empty").mkdir()
+    assert sources.detect_dataset(str(tmp_path)) == "photos"
+    assert [s.name for s in sources.open_scenes(str(tmp_path), "photos")] == ["a", "b"]
+
+
+def test_photos_at_a_url():
+    image = cv2.imencode(".jpg", np.full((24, 32, 3), 100, np.uint8))[1].tobytes()
+    with fsspec.open("memory://album/room/1.jpg", "wb") as f:
+        f.write(image)
+    (source,) = sources.open_scenes("memory://album", "photos")
+    with source.open() as scene:
+        (frame,) = scene.frames()
+    assert isinstance(frame, Frame) and frame.color.data == image
+
+
+def test_a_folder_emptied_after_listing_is_an_error(tmp_path: Path):
+    write_photos(tmp_path, ["1.jpg"])
+    (source,) = sources.open_scenes(str(tmp_path), "photos")
+    (tmp_path / "1.jpg").unlink()
+    with pytest.raises(SceneError, match="no photos"), source.open():
+        pass
+
+
+def test_real_photos_decode(shared: Path):
+    folders = sorted(p for p in (shared / "data/rgb").glob("*") if p.is_dir())
+    if not folders:
+        pytest.skip("no photos in the reference material")
+    for folder in folders:
+        (source,) = sources.open_scenes(str(folder), "photos")
+        with source.open() as scene:
+            for frame in scene.frames():
+                assert isinstance(frame, Frame)
+                assert decode_color(frame.color).shape[1::-1] == stored_size(frame.color)
