@@ -1,0 +1,48 @@
+"""A batch of clips with their targets, as the trainer and the evaluation see it.
+
+Legend: B clips, V views, C context views, N tokens per view, D width.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from spa3r.data.clips import Clip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClipBatch:
+    """Clips of equal view count, context count and grid. Tokens come in the stored dtype."""
+
+    clips: tuple[Clip, ...]
+    grid_hw: tuple[int, int]
+    is_target_BV: Tensor  # bool
+    geo_BVND: Tensor
+    context_BCND: Tensor  # encoder input; equals geo at the context views except with two passes
+    sem_BVND: Tensor | None
+    camera_from_world_BV44: Tensor  # float32, world = view 0's camera, clip units
+    K_BV33: Tensor  # float32, pixels
+    depth_BVN: Tensor  # float32, clip units, 0 = unknown
+    valid_BVN: Tensor  # bool
+
+    def to(self, device: torch.device | str) -> "ClipBatch":
+        """Copy with every tensor on the device."""
+        moved = {
+            f.name: getattr(self, f.name).to(device, non_blocking=True)
+            for f in fields(self)
+            if isinstance(getattr(self, f.name), Tensor)
+        }
+        return replace(self, **moved)
+
+
+class TargetSource(Protocol):
+    """Where targets come from: `cached` shards or teachers in the loop (`online`)."""
+
+    clips: Sequence[Clip]  # in manifest order
+
+    def load(self, clips: Sequence[Clip]) -> ClipBatch:
+        """Targets of clips that agree in view count, context count and grid."""
+        ...
