@@ -1,0 +1,49 @@
+"""Two-dimensional rotary position embedding as VGGT uses it.
+
+Legend: B scenes, T tokens, H heads, D head width, P tokens of one view, F = D / 4 frequencies.
+"""
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+Rope = tuple[Tensor, Tensor]
+"""Cosines and sines, each (T, 1, 2, F): token, head, axis (y, x), frequency."""
+
+
+def patch_positions(grid_hw: tuple[int, int], num_special: int) -> Tensor:
+    """(P, 2) int64 of (y, x): (0, 0) for special tokens, patch index + 1 for patches."""
+    y, x = torch.meshgrid(torch.arange(grid_hw[0]), torch.arange(grid_hw[1]), indexing="ij")
+    patches = torch.stack([y, x], dim=-1).reshape(-1, 2) + 1
+    return torch.cat([patches.new_zeros(num_special, 2), patches])
+
+
+@lru_cache(maxsize=16)
+def view_rope(
+    grid_hw: tuple[int, int], num_special: int, head_width: int, base: float, device: torch.device
+) -> Rope:
+    """Tables of one view's tokens, special tokens first; cached, so treat them as read-only."""
+    half = head_width // 2
+    frequencies_F = 1.0 / base ** (torch.arange(0, half, 2).float() / half)
+    angles_P2F = patch_positions(grid_hw, num_special)[..., None] * frequencies_F
+    angles_P12F = angles_P2F[:, None].to(device)
+    return angles_P12F.cos(), angles_P12F.sin()
+
+
+def repeat_views(rope: Rope, num_views: int) -> Rope:
+    """Tables of the tokens of several views, one view after the other."""
+    cos, sin = rope
+    return cos.repeat(num_views, 1, 1, 1), sin.repeat(num_views, 1, 1, 1)
+
+
+def rotate(x_BTHD: Tensor, rope: Rope) -> Tensor:
+    """Rotates the first half of every head by y and the second by x.
+
+    Within a half, component i pairs with component i + F (the "rotate half" convention).
+    """
+    cos_T12F, sin_T12F = rope
+    first, second = x_BTHD.unflatten(-1, (2, 2, -1)).unbind(-2)
+    rotated_first = first * cos_T12F - second * sin_T12F
+    rotated_second = second * cos_T12F + first * sin_T12F
+    return torch.stack([rotated_first, rotated_second], dim=-2).flatten(-3)

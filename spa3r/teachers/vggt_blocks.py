@@ -1,0 +1,103 @@
+"""The transformer block shared by VGGT's aggregator, its DINOv2 patch embedding and camera head.
+
+Module names follow the published checkpoint. Legend: B scenes (or frames), T tokens, H heads,
+D width (head width in BTHD and BHTD).
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu
+
+from spa3r.teachers.asymmetric import asymmetric_attention
+from spa3r.teachers.rope import Rope, rotate
+
+QkNorm = Literal["none", "layernorm", "rms"]
+
+
+def make_qk_norm(kind: QkNorm, head_width: int) -> nn.Module:
+    """Norm of queries or keys over the head width.
+
+    "layernorm" (eps 1e-5, with bias) is VGGT's; "rms" (machine eps, no bias) is what the authors of
+    Spa3R put in its place (reference.md 2.2, no. 8).
+    """
+    if kind == "layernorm":
+        return nn.LayerNorm(head_width)
+    if kind == "rms":
+        return nn.RMSNorm(head_width)
+    return nn.Identity()
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with optional QK norm and RoPE; asymmetric when asked."""
+
+    def __init__(self, width: int, num_heads: int, qk_norm: QkNorm) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.q_norm = make_qk_norm(qk_norm, width // num_heads)
+        self.k_norm = make_qk_norm(qk_norm, width // num_heads)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x_BTD: Tensor, rope: Rope | None, context: int) -> Tensor:
+        """`context`: how many leading tokens attend only to themselves; 0 for full attention."""
+        qkv = self.qkv(x_BTD).unflatten(-1, (3, self.num_heads, -1))
+        q_BTHD, k_BTHD, v_BTHD = qkv.unbind(2)
+        q_BTHD, k_BTHD = self.q_norm(q_BTHD), self.k_norm(k_BTHD)
+        if rope is not None:
+            q_BTHD, k_BTHD = rotate(q_BTHD, rope), rotate(k_BTHD, rope)
+        # Under autocast the norms return float32 while the values stay in bfloat16.
+        q_BTHD, k_BTHD = q_BTHD.to(v_BTHD.dtype), k_BTHD.to(v_BTHD.dtype)
+        q_BHTD, k_BHTD, v_BHTD = (t.transpose(1, 2) for t in (q_BTHD, k_BTHD, v_BTHD))
+        out_BHTD = asymmetric_attention(q_BHTD, k_BHTD, v_BHTD, context)
+        return self.proj(out_BHTD.transpose(1, 2).flatten(2))
+
+
+class Mlp(nn.Module):
+    """Linear, exact GELU, Linear."""
+
+    def __init__(self, width: int, hidden: int, out: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, out)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        return self.fc2(gelu(self.fc1(x_BTD)))
+
+
+class LayerScale(nn.Module):
+    """Learnt factor per channel of a residual branch."""
+
+    def __init__(self, width: int, init: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((width,), init))
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        return x_BTD * self.gamma
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block with LayerScale."""
+
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        *,
+        mlp_ratio: float = 4.0,
+        init_values: float = 0.01,
+        qk_norm: QkNorm = "none",
+        norm_eps: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=norm_eps)
+        self.attn = Attention(width, num_heads, qk_norm)
+        self.ls1 = LayerScale(width, init_values)
+        self.norm2 = nn.LayerNorm(width, eps=norm_eps)
+        self.mlp = Mlp(width, int(width * mlp_ratio), width)
+        self.ls2 = LayerScale(width, init_values)
+
+    def forward(self, x_BTD: Tensor, rope: Rope | None = None, context: int = 0) -> Tensor:
+        x_BTD = x_BTD + self.ls1(self.attn(self.norm1(x_BTD), rope, context))
+        return x_BTD + self.ls2(self.mlp(self.norm2(x_BTD)))
