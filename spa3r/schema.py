@@ -20,7 +20,7 @@ SCHEMA_VERSION: Final = 1
 COLOR_PART: Final = "color.jpg"  # RGB at the working size
 DEPTH_PART: Final = "depth.png"  # uint16 mm, resampled (nearest) to the colour's working size
 LABEL_PART: Final = "label.png"  # uint8 NYU40 ids, same size; only where the dataset has labels
-CAMERA_PART: Final = "camera.json"  # see preprocessing/shards.py: K, world_from_camera, size, time
+CAMERA_PART: Final = "camera.json"  # see preprocessing/frames.py: K, world_from_camera, size, time
 
 # --- the manifest: one row per frame of the scan, dropped ones included --------------------------
 # (column, Arrow type name). Offsets point at the part's bytes inside the shard.

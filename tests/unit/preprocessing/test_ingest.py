@@ -77,9 +77,7 @@ def test_workers_and_repetition_change_nothing(raw: Path, tmp_path: Path):
     one, two = tmp_path / "one", tmp_path / "two"
     seen: list[SceneResult] = []
     ingest_dataset(str(raw), "", SPEC, str(one))
-    ingest_dataset(
-        str(raw), "", SPEC, str(two), workers=2, on_result=lambda r: seen.append(r.scene)
-    )
+    ingest_dataset(str(raw), "", SPEC, str(two), workers=2, on_result=seen.append)
     assert files_of(one) == files_of(two)
     assert sorted(r.scene for r in seen) == [f"scene{n:04d}_00" for n in range(3)]
     before = {p: p.stat().st_mtime_ns for p in two.glob("*.tar")}

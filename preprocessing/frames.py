@@ -1,0 +1,113 @@
+"""One frame of a scan becomes one sample of a shard: judged, decoded, resized, encoded."""
+
+import json
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from preprocessing.quality import judge
+from preprocessing.scene import Damage, Frame
+from spa3r import images, schema
+from spa3r.config import IngestSpec
+from spa3r.errors import FormatError, ImageError
+
+COLUMN_OF_PART: Final = {
+    schema.COLOR_PART: "color",
+    schema.DEPTH_PART: "depth",
+    schema.LABEL_PART: "label",
+}
+"""Parts that the manifest gives random access to, and the prefix of their columns."""
+
+Row = dict[str, Any]
+"""A manifest row: schema.MANIFEST_COLUMNS by name."""
+
+
+def sample_key(scene: str, frame: int) -> str:
+    """WebDataset key of a frame."""
+    return f"{scene}-{frame:06d}"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A kept frame: payloads by part, and its manifest row (places yet unknown)."""
+
+    parts: dict[str, bytes]
+    row: Row
+
+
+def prepare(
+    frame: Frame, to_nyu40: np.ndarray | None, spec: IngestSpec, *, name: str
+) -> Sample | Damage:
+    """The sample of a frame, or why it is dropped.
+
+    Args:
+        to_nyu40: uint8 table from the dataset's label ids; None: labels are left out.
+        name: what errors call the scan.
+
+    Raises:
+        FormatError: the scan's intrinsics are no camera's.
+    """
+    pose_44 = frame.world_from_camera_44
+    if reason := judge(spec, world_from_camera_44=pose_44):
+        return Damage(index=frame.index, reason=reason, detail="its pose is no rigid transform")
+    reading, depth_mm, labels = schema.DROP_IMAGE, None, None
+    try:
+        size = images.fit_size(images.stored_size(frame.color), spec.width, spec.multiple)
+        smallest = (size.scaled_width, size.scaled_height)
+        rgb = images.resize_color(images.decode_color(frame.color, smallest), size)
+        if frame.labels is not None and to_nyu40 is not None:
+            labels = images.resize_nearest(images.decode_labels(frame.labels, to_nyu40), size)
+        reading = schema.DROP_DEPTH_IMAGE
+        if frame.depth is not None:
+            depth_mm = images.resize_nearest(images.decode_depth(frame.depth), size)
+    except ImageError as error:
+        return Damage(index=frame.index, reason=reading, detail=str(error))
+    if reason := judge(spec, rgb=rgb, depth_mm_HW=depth_mm):
+        return Damage(index=frame.index, reason=reason, detail="below the limit of the spec")
+    row = frame_row(
+        frame.index,
+        kept=True,
+        width=size.width,
+        height=size.height,
+        K=_working_intrinsics(frame, size, name),
+        world_from_camera=[] if pose_44 is None else pose_44.astype(float).ravel().tolist(),
+        timestamp_us=frame.timestamp_us,
+    )
+    parts = {
+        schema.COLOR_PART: images.encode_jpeg(rgb, spec.jpeg_quality),
+        schema.CAMERA_PART: _camera_json(row),
+    }
+    if depth_mm is not None:
+        parts[schema.DEPTH_PART] = images.encode_depth_png(depth_mm)
+    if labels is not None:
+        parts[schema.LABEL_PART] = images.encode_label_png(labels)
+    return Sample(parts, row)
+
+
+def _working_intrinsics(frame: Frame, size: images.WorkingSize, name: str) -> list[float]:
+    if frame.K_33 is None:
+        return []
+    if not np.isfinite(frame.K_33).all() or min(frame.K_33[0, 0], frame.K_33[1, 1]) <= 0:
+        raise FormatError(
+            f"{name}: focal lengths {frame.K_33[0, 0]}, {frame.K_33[1, 1]} are not positive;"
+            " correct the scan's intrinsics"
+        )
+    return images.scale_K(frame.K_33, size).ravel().tolist()
+
+
+def _camera_json(row: Row) -> bytes:
+    """The camera of a sample, for readers that stream a shard without its manifest."""
+    names = ("frame", "width", "height", "K", "world_from_camera", "timestamp_us")
+    return json.dumps({n: row[n] for n in names}, sort_keys=True, allow_nan=False).encode()
+
+
+def frame_row(index: int, **values: Any) -> Row:
+    """Manifest row of a frame, as of a dropped one where nothing else is said."""
+    row: Row = {
+        "dataset": "", "scene": "", "split": "", "frame": index, "kept": False, "reason": "",
+        "shard": "", "width": 0, "height": 0, "K": [], "world_from_camera": [], "timestamp_us": -1,
+    }  # fmt: skip
+    for part in COLUMN_OF_PART.values():
+        row |= {f"{part}_offset": -1, f"{part}_size": 0}
+    return row | values
