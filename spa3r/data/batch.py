@@ -41,7 +41,10 @@ class ClipBatch:
 class TargetSource(Protocol):
     """Where targets come from: `cached` shards or teachers in the loop (`online`)."""
 
-    clips: Sequence[Clip]  # in manifest order
+    @property
+    def clips(self) -> Sequence[Clip]:
+        """All of them, in manifest order."""
+        ...
 
     def load(self, clips: Sequence[Clip]) -> ClipBatch:
         """Targets of clips that agree in view count, context count and grid."""

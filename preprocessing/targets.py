@@ -1,0 +1,364 @@
+"""Frame shards in, teacher targets out. Plain functions; Prefect only calls them.
+
+The unit of work is a scene: `<scene>.frames.tar` (semantic tokens, one sample per frame and
+mirror, shared by clips), `<scene>.clips.tar`, their indices as Parquet, the channels' sums and,
+last, the sidecar. The split's tables, statistics and manifest are made from finished scenes. Every
+file is a pure function of shards, clips and teachers: work that was killed and started again ends
+with the same bytes.
+
+Legend: V views, N tokens per view, D width.
+"""
+
+import hashlib
+import json
+import logging
+import math
+import multiprocessing
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+import cv2
+import pyarrow as pa
+import pyarrow.parquet as pq
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from preprocessing import shards
+from spa3r import schema, storage
+from spa3r.config import ClipSpec, TeacherSpec, config_hash, to_dict
+from spa3r.data.answers import FrameKey, TeacherAnswers, frame_keys
+from spa3r.data.clips import Clip
+from spa3r.data.shards import FrameTable
+from spa3r.data.statistics import ChannelSums, mean_and_std
+from spa3r.data.targets import (
+    CLIP_COLUMNS,
+    CLIP_TABLE,
+    MANIFEST_FILE,
+    SEMANTIC_COLUMNS,
+    SEMANTIC_TABLE,
+    STATS_FILE,
+    draw_split,
+)
+from spa3r.errors import ShardError
+from spa3r.progress import meter
+from spa3r.teachers.base import GeometricTargets, GeometricTeacher, SemanticTeacher
+from spa3r.teachers.build import build_geometric, build_semantic
+
+log = logging.getLogger(__name__)
+
+_CLIP_SCHEMA: Final = shards.arrow_schema(CLIP_COLUMNS)
+_SEMANTIC_SCHEMA: Final = shards.arrow_schema(SEMANTIC_COLUMNS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetManifest:
+    """What became of a split; all but `folder` and `reused` is in manifest.json too."""
+
+    folder: str
+    target_hash: str
+    """Hex SHA-256 over the sorted scenes' files."""
+    data_hash: str
+    """Of the frame shards that the targets were made from."""
+    scenes: int
+    clips: int
+    bytes: int
+    """Of all scenes' files."""
+    dropped: dict[str, str]
+    """Scene -> why it gives no clip."""
+    reused: int
+    """Scenes that were already complete."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """One scene's work; small enough to send to another process."""
+
+    out: str
+    scene: str
+    split: str
+    spec_hash: str
+    clips: tuple[Clip, ...]
+
+
+def write_targets(
+    table: FrameTable,
+    out: str | Path,
+    *,
+    clips: ClipSpec,
+    teacher: TeacherSpec,
+    split: str,
+    workers: int = 1,
+    device: str = "cpu",
+    geometric: GeometricTeacher | None = None,
+    semantic: SemanticTeacher | None = None,
+) -> TargetManifest:
+    """Draws the clips of a split's scenes and writes what the teachers say of them.
+
+    Scenes that were finished before with the same clips, teachers and shard are left alone.
+
+    Args:
+        out: folder or URL of the split's targets.
+        workers: processes, one thread each; teachers on a GPU and teachers given as objects work
+            in this process.
+        geometric: a teacher in place of the one that the spec names; the same for semantic.
+
+    Raises:
+        SceneError: no scene of the split is long enough for a clip.
+        TeacherError, WeightsError: a teacher cannot be had or lacks what it needs.
+        ShardError: shards cannot be read or out cannot be written; finished scenes are kept.
+    """
+    out = str(out)
+    if removed := storage.remove_leftovers(out):
+        log.info("%s: %d unfinished files of an earlier run removed", out, removed)
+    drawn, dropped = draw_split(table, split, clips)
+    for reason in dropped.values():
+        log.warning("left out: %s", reason)
+    if geometric is not None or semantic is not None or device != "cpu":
+        workers = 1
+    geometric = geometric or build_geometric(teacher, device=device)
+    semantic = semantic or build_semantic(teacher, device=device)
+    answers = TeacherAnswers(table, teacher, geometric, semantic, device=device)
+    references = {
+        "geometric": geometric.reference(),
+        "semantic": semantic.reference() if semantic else None,
+    }
+    same = [references, geometric.hash, semantic and semantic.hash, split, schema.SCHEMA_VERSION]
+    jobs = [
+        _Job(
+            out=out, scene=scene, split=split, clips=tuple(of_scene),
+            spec_hash=config_hash(clips, teacher, [*same, table.shard_hash(scene)]),
+        )
+        for scene, of_scene in sorted(drawn.items())
+    ]  # fmt: skip
+    reused = _write_scenes(answers, jobs, workers)
+    facts = _merge(out, [job.scene for job in jobs], has_semantic=semantic is not None)
+    facts |= {"data_hash": table.data_hash, "dropped": dropped}
+    made_with = {
+        "schema": schema.SCHEMA_VERSION, "split": split, "clip_spec": to_dict(clips),
+        "teacher": to_dict(teacher), "references": references,
+    }  # fmt: skip
+    shards.write_json(storage.join(out, MANIFEST_FILE), made_with | facts)
+    return TargetManifest(folder=out, reused=reused, **facts)
+
+
+def _write_scenes(answers: TeacherAnswers, jobs: Sequence[_Job], workers: int) -> int:
+    """Does the jobs that are not done yet; returns how many were."""
+    waiting = [job for job in jobs if not shards.is_complete(job.out, job.scene, job.spec_hash)]
+    if waiting:
+        # The tables point into shards that are about to change.
+        for name in (MANIFEST_FILE, CLIP_TABLE, SEMANTIC_TABLE, STATS_FILE):
+            shards.discard(storage.join(jobs[0].out, name))
+    reused = len(jobs) - len(waiting)
+    workers = min(workers, len(waiting))
+    if workers > 1:
+        finished = _in_processes(answers.table.folder, answers.spec, waiting, workers)
+    else:
+        finished = (_write_scene(answers, job) for job in waiting)
+    with meter("targets", len(jobs), "scenes", done=reused) as progress:
+        for scene in finished:
+            progress.advance(note=scene)
+    return reused
+
+
+# --- processes ------------------------------------------------------------------------------------
+
+
+def _in_processes(
+    folder: str, teacher: TeacherSpec, jobs: Sequence[_Job], workers: int
+) -> Iterator[str]:
+    """Scenes as they finish."""
+    pool = ProcessPoolExecutor(
+        workers,
+        mp_context=multiprocessing.get_context("forkserver"),
+        initializer=_start_worker,
+    )
+    try:
+        futures = [pool.submit(_work, folder, teacher, job) for job in jobs]
+        for future in as_completed(futures):
+            yield future.result()
+    except BrokenProcessPool as error:
+        raise ShardError(
+            f"{jobs[0].out}: a worker died (out of memory?); run again with fewer workers, finished"
+            " scenes are kept"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """One thread a process; and a worker must not outlive a run that was killed."""
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "workers are started by multiprocessing"
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+@lru_cache(maxsize=1)
+def _worker_answers(folder: str, teacher: TeacherSpec) -> TeacherAnswers:
+    table = FrameTable(folder)
+    return TeacherAnswers(table, teacher, build_geometric(teacher), build_semantic(teacher))
+
+
+def _work(folder: str, teacher: TeacherSpec, job: _Job) -> str:
+    return _write_scene(_worker_answers(folder, teacher), job)
+
+
+# --- one scene ------------------------------------------------------------------------------------
+
+
+def _write_scene(answers: TeacherAnswers, job: _Job) -> str:
+    """All files of one scene, the sidecar last; returns its name."""
+    out, scene = job.out, job.scene
+    shards.discard(shards.sidecar_url(out, scene))
+    files: dict[str, shards.FileMark] = {}
+    counts = {"clips": len(job.clips), "frames": 0}
+    geo = ChannelSums(answers.spec.width)
+    sums: dict[str, Tensor] = {}
+    if answers.has_semantic:
+        sem = ChannelSums(answers.spec.semantic_width)
+        keys = sorted({key for clip in job.clips for key in frame_keys(clip)})
+        counts["frames"] = len(keys)
+        files |= _write_frames(answers, job, keys, sem)
+        sums |= sem.state("sem")
+    files |= _write_clips(answers, job, geo)
+    sums |= geo.state("geo")
+    name = f"{scene}.{STATS_FILE}"
+    files[name] = _publish(storage.join(out, name), safetensors.torch.save(sums))
+    shards.write_sidecar(
+        out, scene, stage="targets", spec_hash=job.spec_hash, files=files, counts=counts
+    )
+    return scene
+
+
+def _write_frames(
+    answers: TeacherAnswers, job: _Job, keys: Sequence[FrameKey], sums: ChannelSums
+) -> dict[str, shards.FileMark]:
+    """Semantic tokens of the scene's frames, and their index."""
+    grid_hw = answers.grid_hw(job.clips[0])
+
+    def samples() -> Iterator[tuple[str, dict[str, bytes]]]:
+        for key in keys:
+            tokens_ND = answers.semantic([key], grid_hw)[0].cpu().contiguous()
+            sums.add(tokens_ND, f"scene {job.scene}, frame {key[1]}")
+            payload = safetensors.torch.save({schema.SEM_TOKENS: tokens_ND})
+            yield f"{key[1]:06d}{'m' if key[2] else ''}", {schema.SEM_PART: payload}
+
+    tar, rows_name = f"{job.scene}.frames.tar", f"{job.scene}.{SEMANTIC_TABLE}"
+    index = shards.write_tar(storage.join(job.out, tar), samples())
+    rows = [
+        {"scene": scene, "frame": frame, "mirror": mirror, "shard": tar, "offset": entry.offset,
+         "size": entry.size}
+        for (scene, frame, mirror), entry in zip(keys, index.entries, strict=True)
+    ]  # fmt: skip
+    table = pa.Table.from_pylist(rows, _SEMANTIC_SCHEMA)
+    mark = shards.write_parquet(storage.join(job.out, rows_name), [table], _SEMANTIC_SCHEMA)
+    return {tar: index.mark, rows_name: mark}
+
+
+def _write_clips(
+    answers: TeacherAnswers, job: _Job, sums: ChannelSums
+) -> dict[str, shards.FileMark]:
+    """Geometric targets of the scene's clips, and their index."""
+    rows = {clip.id: _row(clip, job, answers.grid_hw(clip)) for clip in job.clips}
+
+    def samples() -> Iterator[tuple[str, dict[str, bytes]]]:
+        for clip in job.clips:
+            targets = answers.geometric([clip])
+            tensors = _clip_tensors(targets, two_pass=answers.spec.passes == "two_pass")
+            # View by view: a whole clip of VGGT tokens in float64 is a hundred megabytes.
+            for tokens_ND, valid_N in zip(
+                tensors[schema.GEO_TOKENS], tensors[schema.PATCH_VALID], strict=True
+            ):
+                sums.add(tokens_ND[valid_N], f"clip {clip.id}")
+            meta = json.dumps(_meta(clip, targets, rows[clip.id]), sort_keys=True, allow_nan=False)
+            payload = safetensors.torch.save(tensors)
+            yield clip.id, {schema.CLIP_PART: payload, schema.CLIP_META_PART: meta.encode()}
+
+    tar, rows_name = f"{job.scene}.clips.tar", f"{job.scene}.{CLIP_TABLE}"
+    index = shards.write_tar(storage.join(job.out, tar), samples())
+    for entry in index.entries:
+        if entry.part == schema.CLIP_PART:
+            rows[entry.key] |= {"shard": tar, "offset": entry.offset, "size": entry.size}
+    table = pa.Table.from_pylist(list(rows.values()), _CLIP_SCHEMA)
+    mark = shards.write_parquet(storage.join(job.out, rows_name), [table], _CLIP_SCHEMA)
+    return {tar: index.mark, rows_name: mark}
+
+
+def _row(clip: Clip, job: _Job, grid_hw: tuple[int, int]) -> dict[str, Any]:
+    return {
+        "id": clip.id, "dataset": clip.dataset, "scene": clip.scene, "split": job.split,
+        "frames": list(clip.frames), "is_target": list(clip.is_target), "mirror": clip.mirror,
+        "grid_height": grid_hw[0], "grid_width": grid_hw[1],
+    }  # fmt: skip
+
+
+def _clip_tensors(targets: GeometricTargets, *, two_pass: bool) -> dict[str, Tensor]:
+    """The tensors of one clip (B = 1) as spa3r.schema names them."""
+    tensors = {
+        schema.GEO_TOKENS: targets.tokens_BVND,
+        schema.CAMERA_FROM_WORLD: targets.camera_from_world_BV44,
+        schema.INTRINSICS: targets.K_BV33,
+        schema.PATCH_DEPTH: targets.depth_BVN,
+        schema.PATCH_VALID: targets.valid_BVN,
+    }
+    if two_pass:
+        tensors[schema.GEO_CONTEXT] = targets.context_BCND
+    return {name: t[0].cpu().contiguous() for name, t in tensors.items()}
+
+
+def _meta(clip: Clip, targets: GeometricTargets, row: Mapping[str, Any]) -> dict[str, Any]:
+    """What a reader that streams the shard needs to know, without the tables."""
+    unit = float(targets.metres_per_unit_B[0])
+    return {**row, "metres_per_unit": unit if math.isfinite(unit) else None}
+
+
+def _publish(url: str, data: bytes) -> shards.FileMark:
+    with shards.writing(url) as f:
+        f.write(data)
+    return shards.FileMark(len(data), hashlib.sha256(data).hexdigest())
+
+
+# --- the split ------------------------------------------------------------------------------------
+
+
+def _merge(out: str, scenes: Sequence[str], *, has_semantic: bool) -> dict[str, Any]:
+    """The split's tables and statistics out of finished scenes, sorted; facts about them."""
+    names = {CLIP_TABLE: _CLIP_SCHEMA}
+    if has_semantic:
+        names[SEMANTIC_TABLE] = _SEMANTIC_SCHEMA
+    for name, arrow_schema in names.items():
+        tables = (_read_table(storage.join(out, f"{scene}.{name}")) for scene in scenes)
+        shards.write_parquet(storage.join(out, name), tables, arrow_schema)
+    sums = (storage.read_bytes(storage.join(out, f"{scene}.{STATS_FILE}")) for scene in scenes)
+    stats = mean_and_std(safetensors.torch.load(payload) for payload in sums)
+    _publish(storage.join(out, STATS_FILE), safetensors.torch.save(stats))
+    sidecars = {scene: shards.read_sidecar(out, scene) for scene in scenes}
+    files = {scene: sidecar["files"] for scene, sidecar in sidecars.items()}
+    return {
+        "target_hash": hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest(),
+        "scenes": len(scenes),
+        "clips": sum(sidecar["counts"]["clips"] for sidecar in sidecars.values()),
+        "bytes": sum(mark["bytes"] for marks in files.values() for mark in marks.values()),
+    }
+
+
+def _read_table(url: str) -> pa.Table:
+    try:
+        with storage.open_read(url) as f:
+            return pq.ParquetFile(f).read()
+    except (OSError, pa.ArrowException) as error:
+        raise ShardError(f"{url}: unreadable ({error}); delete it and run again") from error
