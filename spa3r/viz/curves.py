@@ -1,0 +1,67 @@
+"""Loss curves of a run as one SVG, the same bytes for the same numbers."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+_INK, _MUTED, _GRID = "#1d2733", "#66717e", "#e3e6ea"
+_PARTS = {  # loss part -> (panel, name, colour)
+    "total": (0, "total", _INK),
+    "geo/l1": (1, "geometric, L1", "#0b6e99"),
+    "sem/l1": (1, "semantic, L1", "#c2571a"),
+    "geo/cos": (2, "geometric, 1 - cosine", "#0b6e99"),
+    "sem/cos": (2, "semantic, 1 - cosine", "#c2571a"),
+    "depth_prob": (3, "depth probe", "#5b7f2b"),
+}
+_TITLES = ("Total loss", "Feature error", "Feature angle", "Depth probe")
+_STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans", "font.size": 8.5, "svg.hashsalt": "spa3r",
+    "axes.edgecolor": _GRID, "axes.labelcolor": _MUTED, "axes.spines.top": False,
+    "axes.spines.right": False, "axes.grid": True, "grid.color": _GRID, "grid.linewidth": 0.7,
+    "axes.axisbelow": True, "xtick.color": _MUTED, "ytick.color": _MUTED, "text.color": _INK,
+}  # fmt: skip
+
+
+def loss_curves(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """SVG of the loss parts over optimizer steps: faint raw values, solid running mean.
+
+    Args:
+        rows: lines of metrics.jsonl (spa3r/train/metrics.py), each with "step" and any of the loss
+            parts of spa3r/models/losses.py.
+    """
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(9.6, 2.5), layout="constrained")
+        axes = figure.subplots(1, len(_TITLES))
+        for panel, title in zip(axes, _TITLES, strict=True):
+            panel.set_title(title, loc="left", fontsize=9, fontweight="bold")
+            panel.set_xlabel("step")
+            panel.tick_params(length=0)
+        for part, (index, name, colour) in _PARTS.items():
+            points = [(row["step"], row[part]) for row in rows if part in row]
+            if points:
+                _draw(axes[index], np.array(points, dtype=np.float64), name, colour)
+        for panel in axes[1:3]:
+            if panel.lines:
+                panel.legend(frameon=False, fontsize=7.5, handlelength=1.2)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def _draw(axes: Axes, points_P2: np.ndarray, name: str, colour: str) -> None:
+    step_P, value_P = points_P2.T
+    width = max(1, len(value_P) // 20)
+    kernel = np.ones(width)
+    # Ends are averaged over the part of the window that exists, not padded.
+    smooth_P = np.convolve(value_P, kernel, "same") / np.convolve(
+        np.ones_like(value_P), kernel, "same"
+    )
+    if width > 1:
+        axes.plot(step_P, value_P, color=colour, alpha=0.22, linewidth=0.8)
+    axes.plot(step_P, smooth_P, color=colour, linewidth=1.6, label=name)
+    axes.set_ylim(bottom=0)

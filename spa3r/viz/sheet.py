@@ -1,0 +1,53 @@
+"""A contact sheet: the kept frames of a scene in order, colour above depth."""
+
+import io
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib import colormaps
+from PIL import Image, ImageDraw
+
+from spa3r.data.shards import FrameSample
+
+TILE_WIDTH = 224
+COLUMNS = 6
+MAX_FRAMES = 36
+
+
+def contact_sheet(samples: Sequence[tuple[int, FrameSample]]) -> bytes:
+    """PNG of up to 36 frames, evenly chosen: (frame number, sample) pairs of one scene.
+
+    Depth shares one colour scale, from 0 to the scene's 98th percentile; unmeasured is black.
+    """
+    step = max(1, math.ceil(len(samples) / MAX_FRAMES))
+    chosen = list(samples)[::step]
+    measured = [s.depth_mm[s.depth_mm > 0] for _, s in chosen if s.depth_mm is not None]
+    far_mm = float(np.percentile(np.concatenate(measured), 98)) if measured else 1.0
+    tiles = [_tile(number, sample, far_mm) for number, sample in chosen]
+    width, height = tiles[0].size
+    rows = math.ceil(len(tiles) / COLUMNS)
+    sheet = Image.new("RGB", (width * min(COLUMNS, len(tiles)), height * rows), "white")
+    for i, tile in enumerate(tiles):
+        sheet.paste(tile, (i % COLUMNS * width, i // COLUMNS * height))
+    out = io.BytesIO()
+    sheet.save(out, "PNG")
+    return out.getvalue()
+
+
+def _tile(number: int, sample: FrameSample, far_mm: float) -> Image.Image:
+    color = Image.fromarray(sample.color)
+    size = (TILE_WIDTH, round(TILE_WIDTH * color.height / color.width))
+    parts = [color.resize(size, Image.Resampling.LANCZOS)]
+    if sample.depth_mm is not None:
+        shaded = colormaps["turbo"](np.clip(sample.depth_mm / far_mm, 0, 1))[..., :3]
+        shaded[sample.depth_mm == 0] = 0
+        depth = Image.fromarray((shaded * 255).astype(np.uint8))
+        parts.append(depth.resize(size, Image.Resampling.NEAREST))
+    tile = Image.new("RGB", (size[0], size[1] * len(parts)))
+    for i, part in enumerate(parts):
+        tile.paste(part, (0, i * size[1]))
+    ImageDraw.Draw(tile).text(
+        (5, 4), f"{number}", fill="white", stroke_width=2, stroke_fill="black"
+    )
+    return tile

@@ -1,0 +1,50 @@
+from dataclasses import replace
+from typing import Any
+
+from spa3r.eval.bootstrap import Interval
+from spa3r.eval.controls import CONTROLS
+from spa3r.eval.field import evaluate_field
+from spa3r.eval.field_report import FieldReport
+from spa3r.eval.gate import field_gate
+from tests.unit.eval.fakes import FakeSource, Oracle, train_stats
+
+
+def report(scenes: int = 8, knows: float = 1.0) -> FieldReport:
+    model: Any = Oracle(knows)
+    return evaluate_field(model, FakeSource(scenes, clips=1), train_stats=train_stats())
+
+
+def test_the_oracle_passes() -> None:
+    verdict = field_gate(report())
+    assert verdict.passed and "8 held-out scenes" in verdict.reason
+    assert set(verdict.margins) == set(CONTROLS) and min(verdict.margins.values()) > 0
+
+
+def test_a_student_that_answers_the_mean_fails_and_the_reason_names_the_control() -> None:
+    verdict = field_gate(report(knows=0.0))
+    assert not verdict.passed and "training_mean (+0.000)" in verdict.reason
+
+
+def test_one_lost_control_is_enough() -> None:
+    good = report()
+    for control in CONTROLS:
+        row = {**good.differences["geo/r2"], control: Interval(mean=0.1, low=-0.01, high=0.2)}
+        verdict = field_gate(replace(good, differences={"geo/r2": row}))
+        assert not verdict.passed and control in verdict.reason
+
+
+def test_a_bound_of_exactly_zero_fails() -> None:
+    good = report()
+    row = {**good.differences["geo/r2"], "wrong_camera": Interval(mean=0.1, low=0.0, high=0.2)}
+    assert not field_gate(replace(good, differences={"geo/r2": row})).passed
+
+
+def test_seven_scenes_are_refused_whatever_the_numbers() -> None:
+    verdict = field_gate(report(scenes=7))
+    assert not verdict.passed and "7 held-out scenes" in verdict.reason
+
+
+def test_no_geometric_features_are_refused() -> None:
+    good = report()
+    semantic_only = replace(good, differences={"sem/r2": good.differences["sem/r2"]})
+    assert "no geometric R2" in field_gate(semantic_only).reason
