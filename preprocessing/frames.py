@@ -28,6 +28,10 @@ def sample_key(scene: str, frame: int) -> str:
     return f"{scene}-{frame:06d}"
 
 
+# Some sensors write the largest value where they measured nothing (7-Scenes); it is no distance.
+SATURATED_MM: Final = 65535
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """A kept frame: payloads by part, and its manifest row (places yet unknown)."""
@@ -57,10 +61,12 @@ def prepare(
         smallest = (size.scaled_width, size.scaled_height)
         rgb = images.resize_color(images.decode_color(frame.color, smallest), size)
         if frame.labels is not None and to_nyu40 is not None:
+            reading = schema.DROP_LABEL_IMAGE
             labels = images.resize_nearest(images.decode_labels(frame.labels, to_nyu40), size)
         reading = schema.DROP_DEPTH_IMAGE
         if frame.depth is not None:
             depth_mm = images.resize_nearest(images.decode_depth(frame.depth), size)
+            depth_mm[depth_mm == SATURATED_MM] = 0
     except ImageError as error:
         return Damage(index=frame.index, reason=reading, detail=str(error))
     if reason := judge(spec, rgb=rgb, depth_mm_HW=depth_mm):

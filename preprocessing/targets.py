@@ -226,7 +226,7 @@ def _write_scene(answers: TeacherAnswers, job: _Job) -> str:
     shards.discard(shards.sidecar_url(out, scene))
     files: dict[str, shards.FileMark] = {}
     counts = {"clips": len(job.clips), "frames": 0}
-    geo = ChannelSums(answers.spec.width)
+    geo, depth = ChannelSums(answers.spec.width), ChannelSums(1)
     sums: dict[str, Tensor] = {}
     if answers.has_semantic:
         sem = ChannelSums(answers.spec.semantic_width)
@@ -234,8 +234,8 @@ def _write_scene(answers: TeacherAnswers, job: _Job) -> str:
         counts["frames"] = len(keys)
         files |= _write_frames(answers, job, keys, sem)
         sums |= sem.state("sem")
-    files |= _write_clips(answers, job, geo)
-    sums |= geo.state("geo")
+    files |= _write_clips(answers, job, geo, depth)
+    sums |= geo.state("geo") | depth.state("depth")
     name = f"{scene}.{STATS_FILE}"
     files[name] = _publish(storage.join(out, name), safetensors.torch.save(sums))
     shards.write_sidecar(
@@ -270,7 +270,7 @@ def _write_frames(
 
 
 def _write_clips(
-    answers: TeacherAnswers, job: _Job, sums: ChannelSums
+    answers: TeacherAnswers, job: _Job, sums: ChannelSums, depth_sums: ChannelSums
 ) -> dict[str, shards.FileMark]:
     """Geometric targets of the scene's clips, and their index."""
     rows = {clip.id: _row(clip, job, answers.grid_hw(clip)) for clip in job.clips}
@@ -284,6 +284,8 @@ def _write_clips(
                 tensors[schema.GEO_TOKENS], tensors[schema.PATCH_VALID], strict=True
             ):
                 sums.add(tokens_ND[valid_N], f"clip {clip.id}")
+            depth_VN = tensors[schema.PATCH_DEPTH]
+            depth_sums.add(depth_VN[depth_VN > 0][:, None], f"depth of clip {clip.id}")
             meta = json.dumps(_meta(clip, targets, rows[clip.id]), sort_keys=True, allow_nan=False)
             payload = safetensors.torch.save(tensors)
             yield clip.id, {schema.CLIP_PART: payload, schema.CLIP_META_PART: meta.encode()}

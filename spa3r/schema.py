@@ -51,6 +51,7 @@ DROP_BLUR: Final = "blur"
 DROP_DEPTH: Final = "empty_depth"
 DROP_IMAGE: Final = "unreadable_image"
 DROP_DEPTH_IMAGE: Final = "unreadable_depth"
+DROP_LABEL_IMAGE: Final = "unreadable_labels"
 DROP_TRUNCATED: Final = "truncated"  # the scan's file ends before this frame does
 DROP_REASONS: Final = (
     DROP_STRIDE,
@@ -59,6 +60,7 @@ DROP_REASONS: Final = (
     DROP_DEPTH,
     DROP_IMAGE,
     DROP_DEPTH_IMAGE,
+    DROP_LABEL_IMAGE,
     DROP_TRUNCATED,
 )
 

@@ -139,7 +139,8 @@ class CachedTargets:
     Attributes:
         manifest: manifest.json, docs/data.md.
         clips: in manifest order.
-        stats: float32 "geo_mean", "geo_std" (and "sem_mean", "sem_std"), per channel.
+        stats: float32 "geo_mean", "geo_std" (and "sem_mean", "sem_std"), per channel, and
+            "depth_mean", "depth_std" of the measured patch depths, (1,) in clip units.
         references: of the teachers: {"geometric": {...}, "semantic": {...} or None}.
 
     Raises:
@@ -284,7 +285,7 @@ class CachedTargets:
 
     def _read_stats(self) -> dict[str, Tensor]:
         url = storage.join(self.folder, STATS_FILE)
-        widths = {"geo": self._spec.width}
+        widths = {"geo": self._spec.width, "depth": 1}
         if self._semantic is not None:
             widths["sem"] = self._spec.semantic_width
         layout: Layout = {

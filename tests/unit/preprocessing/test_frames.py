@@ -12,7 +12,7 @@ from preprocessing.scene import Damage, Frame
 from spa3r import schema
 from spa3r.config import IngestSpec
 from spa3r.errors import FormatError
-from spa3r.images import EncodedDepth, EncodedImage, decode_label_png
+from spa3r.images import EncodedDepth, EncodedImage, decode_depth_png, decode_label_png
 from tests.sens_maker import pose
 
 SPEC = IngestSpec(width=28, multiple=14)
@@ -70,7 +70,7 @@ def test_every_reason_to_drop(frame: Frame):
     cases = (
         (replace(frame, world_from_camera_44=np.zeros((4, 4))), schema.DROP_POSE),
         (replace(frame, color=garbage), schema.DROP_IMAGE),
-        (replace(frame, labels=b"no image"), schema.DROP_IMAGE),
+        (replace(frame, labels=b"no image"), schema.DROP_LABEL_IMAGE),
         (replace(frame, depth=lying), schema.DROP_DEPTH_IMAGE),
         (replace(frame, depth=empty), schema.DROP_DEPTH),
         (replace(frame, color=flat), schema.DROP_BLUR),
@@ -86,3 +86,13 @@ def test_intrinsics_of_no_camera_name_the_scan(frame: Frame, focal: float):
     K_33 = np.array([[focal, 0, 28], [0, 50, 14], [0, 0, 1]])
     with pytest.raises(FormatError, match=r"^a\.sens: focal lengths"):
         prepare(replace(frame, K_33=K_33), None, SPEC, name="a.sens")
+
+
+def test_saturated_depth_is_no_measurement(frame: Frame):
+    depth = np.full((14, 28), 1500, np.uint16)
+    depth[:, :14] = 65535
+    saturated = replace(frame, depth=EncodedDepth(data=png(depth), codec="png_u16"))
+    sample = prepare(saturated, None, SPEC, name="scan")
+    assert isinstance(sample, Sample)
+    stored = decode_depth_png(sample.parts[schema.DEPTH_PART])
+    assert set(stored[:, :14].ravel()) == {0} and set(stored[:, 14:].ravel()) == {1500}

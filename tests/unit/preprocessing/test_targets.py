@@ -87,7 +87,7 @@ def test_without_semantics(table: FrameTable, tmp_path: Path) -> None:
         (tmp_path / "out").glob("*frames*")
     )
     cached = CachedTargets(tmp_path / "out")
-    assert set(cached.stats) == {"geo_mean", "geo_std"}
+    assert set(cached.stats) == {"geo_mean", "geo_std", "depth_mean", "depth_std"}
     assert cached.load(cached.clips[:1]).sem_BVND is None
 
 
