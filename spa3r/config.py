@@ -255,17 +255,22 @@ def from_dict(cls: type[C], values: Mapping[str, Any]) -> C:
 
 
 def override(config: C, values: Mapping[str, Any]) -> C:
-    """Copy with dotted overrides, e.g. {"train.steps": 40}: for debugging and tests, logged."""
+    """Copy with dotted overrides, e.g. {"train.steps": 40}: for debugging and tests, logged.
+
+    All of them are set before the result is checked, so their order does not matter.
+    """
+    plain = to_dict(config)
     for dotted, value in values.items():
-        head, _, rest = dotted.partition(".")
-        names = {f.name for f in dataclasses.fields(typing.cast(Any, config))}
-        _require(head in names, f"{type(config).__name__} has no setting {head!r}")
-        if rest:
-            changed: Any = override(getattr(config, head), {rest: value})
-        else:
-            changed = _convert(type(config), head, typing.get_type_hints(type(config))[head], value)
-        config = dataclasses.replace(typing.cast(Any, config), **{head: changed})
-    return config
+        *path, name = dotted.split(".")
+        table: Any = plain
+        for part in path:
+            table = table.get(part) if isinstance(table, dict) else None
+        _require(
+            isinstance(table, dict) and name in table,
+            f"{type(config).__name__} has no setting {dotted!r}",
+        )
+        table[name] = value
+    return from_dict(type(config), plain)
 
 
 def config_hash(*configs: Any) -> str:

@@ -73,5 +73,15 @@ def test_hash_changes_with_every_leaf_and_only_then() -> None:
 def test_override_checks_names_and_types() -> None:
     with pytest.raises(ConfigError, match="no setting"):
         override(Recipe(name="x"), {"train.stepz": 1})
+    with pytest.raises(ConfigError, match="no setting"):
+        override(Recipe(name="x"), {"train.steps.more": 1})
     with pytest.raises(ConfigError, match="steps"):
         override(Recipe(name="x"), {"train.steps": 1.5})
+
+
+def test_overrides_are_checked_together() -> None:
+    recipe = override(Recipe(name="x"), {"train.warmup_steps": 100})
+    values = {"train.steps": 50, "train.warmup_steps": 5}
+    for order in (values, dict(reversed(values.items()))):
+        changed = override(recipe, order)
+        assert (changed.train.steps, changed.train.warmup_steps) == (50, 5)

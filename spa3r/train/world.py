@@ -1,0 +1,57 @@
+"""The processes of one training run: alone, or a torch.distributed group that someone opened."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class World:
+    """This process's place among `size` equal ones, and the device it computes on."""
+
+    device: torch.device
+    rank: int = 0
+    size: int = 1
+
+    @classmethod
+    def of_group(cls, device: torch.device) -> "World":
+        """Place in the default process group (which must be initialised)."""
+        return cls(device=device, rank=distributed.get_rank(), size=distributed.get_world_size())
+
+    def wrap(self, module: Any) -> nn.Module:
+        """The module with gradients averaged over the world in its backward."""
+        assert isinstance(module, nn.Module)
+        if self.size == 1:
+            return module
+        return DistributedDataParallel(module, broadcast_buffers=False)
+
+    def any(self, flags_N: Tensor) -> Tensor:
+        """For each flag (bool, on the device), whether it is set anywhere."""
+        if self.size == 1:
+            return flags_N
+        counts_N = flags_N.int()
+        distributed.all_reduce(counts_N)
+        return counts_N > 0
+
+    def sum(self, values_N: Tensor) -> Tensor:
+        """Sums over the world."""
+        if self.size > 1:
+            distributed.all_reduce(values_N)
+        return values_N
+
+    def gather(self, values_N: Tensor) -> list[Tensor]:
+        """Every rank's tensor (equal shapes), on the CPU, in order of rank."""
+        if self.size == 1:
+            return [values_N]
+        mine_N = values_N.to(self.device)
+        all_WN = [torch.empty_like(mine_N) for _ in range(self.size)]
+        distributed.all_gather(all_WN, mine_N)
+        return [x.cpu() for x in all_WN]
+
+    def barrier(self) -> None:
+        """Returns when every rank is here."""
+        if self.size > 1:
+            self.sum(torch.zeros(1, device=self.device)).item()

@@ -1,0 +1,111 @@
+"""The loop under Ray Train: the same numbers, more workers, and workers that die."""
+
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from spa3r.errors import TrainingError
+from spa3r.train.metrics import read_lines
+from spa3r.train.pretrain import pretrain
+from tests.box_rooms import BoxRooms, box_recipe
+
+pytest.importorskip("ray")
+RECIPE = box_recipe(train__steps=12, train__checkpoint_every=4)
+
+
+@pytest.fixture(scope="module")
+def rooms() -> BoxRooms:
+    return BoxRooms(RECIPE, rooms=4)
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[None]:
+    """One Ray for several runs, as on a cluster."""
+    import ray
+
+    from spa3r.train import cluster
+
+    cluster._start_ray(workers=2, gpu=False)
+    yield
+    ray.shutdown()
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "model.safetensors").read_bytes()
+
+
+def test_one_worker_equals_the_loop_without_ray(tmp_path: Path, rooms: BoxRooms):
+    from spa3r.train.cluster import on_ray
+
+    alone = pretrain(RECIPE, rooms, tmp_path / "alone")
+    ray = pretrain(RECIPE, rooms, tmp_path / "ray", launch=on_ray(workers=1))
+    assert weights(alone.encoder) == weights(ray.encoder)
+    assert [x["total"] for x in read_lines(tmp_path / "alone" / "metrics.jsonl")] == [
+        x["total"] for x in read_lines(tmp_path / "ray" / "metrics.jsonl")
+    ]
+    # Stopped before its last checkpoint and started again, by a new Ray on the same folder.
+    (tmp_path / "ray" / "done.json").unlink()
+    shutil.rmtree(tmp_path / "ray" / "checkpoints" / "step-00000012")
+    shutil.rmtree(ray.encoder)
+    ray = pretrain(RECIPE, rooms, tmp_path / "ray", launch=on_ray(workers=1))
+    assert not ray.reused and weights(alone.encoder) == weights(ray.encoder)
+    seen: list[int] = []
+    again = pretrain(RECIPE, rooms, tmp_path / "ray", launch=on_ray(workers=1),
+                     on_line=lambda line: seen.append(line["step"]))  # fmt: skip
+    assert again.reused and not seen
+
+
+class DyingOnce(BoxRooms):
+    """Kills the worker that reads it for the sixth time, once."""
+
+    marker = ""
+    loads = 0
+
+    def load(self, clips):
+        self.loads += 1
+        if self.loads == 6 and not Path(self.marker).exists():
+            Path(self.marker).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().load(clips)
+
+
+def test_two_workers_survive_a_killed_one_and_end_with_the_same_weights(
+    tmp_path: Path, rooms: BoxRooms, running: None
+):
+    from spa3r.train.cluster import on_ray
+
+    seen: list[int] = []
+    whole = pretrain(RECIPE, rooms, tmp_path / "whole", launch=on_ray(workers=2),
+                     on_line=lambda line: seen.append(line["step"]))  # fmt: skip
+    assert seen == list(range(1, 13))
+    dying = DyingOnce(RECIPE, rooms=4)
+    dying.marker = str(tmp_path / "died")
+    killed = pretrain(RECIPE, dying, tmp_path / "killed", launch=on_ray(workers=2))
+    assert Path(dying.marker).exists()
+    # Two addends have one sum whatever their order: even two workers repeat bit for bit.
+    assert weights(whole.encoder) == weights(killed.encoder)
+    lines = read_lines(tmp_path / "killed" / "metrics.jsonl")
+    assert [line["step"] for line in lines] == list(range(1, 13))
+    alone = pretrain(RECIPE, rooms, tmp_path / "alone")
+    ours, theirs = (load_file(r.encoder / "model.safetensors") for r in (whole, alone))
+    assert any(bool((ours[name] != theirs[name]).any()) for name in ours), "one worker's share"
+
+
+class NotANumber(BoxRooms):
+    def load(self, clips):
+        batch = super().load(clips)
+        batch.geo_BVND[0, 1:] = float("nan")
+        return batch
+
+
+def test_an_error_of_ours_is_raised_here_and_not_retried(tmp_path: Path, running: None):
+    from spa3r.train.cluster import on_ray
+
+    with pytest.raises(TrainingError, match=r"non-finite loss at step 0 in scene box0_\d+ clip"):
+        pretrain(RECIPE, NotANumber(RECIPE, rooms=4), tmp_path / "run", launch=on_ray(workers=2))
+    assert not (tmp_path / "run" / "done.json").exists()

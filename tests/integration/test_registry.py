@@ -1,0 +1,184 @@
+"""From a run to a registered encoder that loads anywhere; promotion; a server that is not there."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import mlflow
+import numpy as np
+import pytest
+
+from spa3r.errors import ServiceError, WeightsError
+from spa3r.hub import Spa3REncoder
+from spa3r.train import tracking
+from spa3r.train.pretrain import pretrain
+from tests.box_rooms import BoxRooms, box_recipe
+from tests.scan_arrays import scan_arrays
+
+RECIPE = box_recipe(train__steps=4)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def uri(home: Path) -> str:
+    return f"sqlite:///{home}/store/mlflow.db"
+
+
+@pytest.fixture(scope="module")
+def encoder(home: Path, uri: str) -> Path:
+    """Trained, tracked and registered as version 1."""
+    rooms = BoxRooms(RECIPE, rooms=3)
+    with tracking.track(uri, RECIPE, {"data_hash": "d", "target_hash": "t"}) as tracker:
+        done = pretrain(RECIPE, rooms, home / "run", on_line=tracker.log_line)
+        assert tracking.register_encoder(tracker, done.encoder) == ("1", False)
+    return done.encoder
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing may depend on the working directory, or write into it."""
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_run_holds_settings_metrics_with_units_and_hashes(uri: str, encoder: Path):
+    client = tracking.connect(uri)
+    version = tracking.find(client, "candidate")
+    assert version is not None and version.version == "1"
+    run = client.get_run(version.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["train.steps"] == "4"
+    assert run.data.tags["data_hash"] == "d"
+    assert run.data.tags["unit.train/views_per_second"].startswith("views/s")
+    history = client.get_metric_history(version.run_id, "train/total")
+    assert [m.step for m in history] == [1, 2, 3, 4]
+    assert run.info.artifact_uri.startswith("file://") and "/store/mlartifacts/" in (
+        run.info.artifact_uri
+    )
+    for tag in ("recipe", "target_hash", "teacher_kind", "teacher_hash", "teacher_licence",
+                "teacher_variant", "code_version", "encoder_hash"):  # fmt: skip
+        assert version.tags[tag]
+    assert not list(Path.cwd().iterdir()), "something was written into the working directory"
+
+
+def test_registering_the_same_encoder_again_gives_the_same_version_and_run(uri, encoder: Path):
+    with tracking.track(uri, RECIPE, {"data_hash": "d", "target_hash": "t"}) as tracker:
+        tracker.log_line({"step": 4, "total": 99.0})  # already there
+        tracker.log_line({"step": 5, "total": 1.0})
+        assert tracking.register_encoder(tracker, encoder) == ("1", True)
+    client = tracking.connect(uri)
+    version = tracking.find(client, "candidate")
+    assert version is not None and version.run_id == tracker.run_id
+    history = client.get_metric_history(tracker.run_id, "train/total")
+    assert [m.step for m in history] == [1, 2, 3, 4, 5]
+
+
+SCRIPT = """
+import json, sys
+import mlflow, numpy as np
+mlflow.set_tracking_uri(sys.argv[1])
+model = mlflow.pyfunc.load_model("models:/spa3r-encoder@candidate")
+arrays = dict(np.load(sys.argv[2]))
+found = model.predict(arrays)
+print(json.dumps({name: [list(x.shape), float(np.abs(x).astype(float).sum())]
+                  for name, x in found.items()}))
+for given in (arrays["images"], [sys.argv[3]], {"pictures": 1}, sys.argv[4]):
+    try:
+        model.predict(given)
+    except Exception as error:
+        print(type(error).__name__, error)
+"""
+
+
+def test_pyfunc_predicts_in_another_process_and_directory(uri, encoder: Path, tmp_path: Path):
+    arrays = scan_arrays()
+    np.savez(tmp_path / "scan.npz", **arrays)
+    cv2.imwrite(str(tmp_path / "photo.png"), arrays["images"][0])
+    (tmp_path / "photos").mkdir()
+    cv2.imwrite(str(tmp_path / "photos" / "1.jpg"), arrays["images"][0])
+    (tmp_path / "cwd").mkdir()
+    arguments = [uri, tmp_path / "scan.npz", tmp_path / "photo.png", tmp_path / "photos"]
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *map(str, arguments)],
+        cwd=tmp_path / "cwd", capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    first, *refusals = done.stdout.strip().splitlines()
+    scene = Spa3REncoder.from_pretrained(encoder).encode(**arrays)
+    found = json.loads(first)
+    assert found["latents"][0] == list(scene.latents_LD.shape)
+    assert found["latents"][1] == pytest.approx(float(scene.latents_LD.double().abs().sum()))
+    need = "TeacherError photos without depth need a VGGT-taught encoder"
+    assert refusals[0].startswith(need) and refusals[1].startswith(need)
+    assert refusals[2].startswith("ConfigError cannot encode dict")
+    assert refusals[3].startswith(need)
+    assert not list((tmp_path / "cwd").iterdir())
+
+
+def test_from_pretrained_takes_a_registry_uri(uri: str, encoder: Path):
+    tracking.connect(uri)
+    loaded = Spa3REncoder.from_pretrained("models:/spa3r-encoder@candidate")
+    assert loaded.hash == Spa3REncoder.from_pretrained(encoder).hash
+    with pytest.raises(WeightsError, match="not in the registry"):
+        Spa3REncoder.from_pretrained("models:/spa3r-encoder@nobody")
+
+
+def test_no_pickle_is_registered(home: Path, encoder: Path):
+    stored = [p for p in (home / "store" / "mlartifacts").rglob("*") if p.is_file()]
+    assert any(p.name == "model.safetensors" for p in stored)
+    assert not [p for p in stored if p.suffix in (".pkl", ".pt", ".pickle", ".bin")]
+
+
+def test_promotion_moves_champion_only_if_the_gate_holds(uri: str, encoder: Path):
+    client = tracking.connect(uri)
+    line = tracking.promote(client, passed=False, reason="failed: no margin")
+    assert "not promoted, there is no champion: failed: no margin" in line
+    assert tracking.find(client, "champion") is None
+    candidate = tracking.find(client, "candidate")
+    assert candidate is not None and candidate.tags["field_gate"] == "failed"
+    assert "is champion" in tracking.promote(client, passed=True, reason="passed")
+    champion = tracking.find(client, "champion")
+    assert champion is not None and champion.version == candidate.version
+    assert champion.tags["field_gate"] == "passed"
+    assert champion.tags["field_gate_reason"] == "passed"
+    assert "champion stays at version 1" in tracking.promote(client, passed=False, reason="no")
+    with pytest.raises(WeightsError, match="no version with alias"):
+        tracking.promote(client, passed=True, reason="", name="nobody")
+
+
+def test_an_unreachable_server_is_one_line_and_soon(encoder: Path, uri: str):
+    begin = time.monotonic()
+    with pytest.raises(ServiceError) as caught:
+        tracking.connect("http://127.0.0.1:9")
+    assert time.monotonic() - begin < 10
+    text = str(caught.value)
+    assert "http://127.0.0.1:9" in text and "mlflow server" in text and "\n" not in text
+    mlflow.set_tracking_uri("http://127.0.0.1:9")
+    with pytest.raises(ServiceError, match=r"127\.0\.0\.1:9"):
+        Spa3REncoder.from_pretrained("models:/spa3r-encoder@candidate")
+    mlflow.set_tracking_uri(uri)
+
+
+def test_a_server_that_goes_away_does_not_stop_a_run(uri: str, monkeypatch: pytest.MonkeyPatch):
+    from mlflow.exceptions import MlflowException
+
+    recipe = box_recipe(train__steps=5)
+    with tracking.track(uri, recipe, {"data_hash": "away"}) as tracker:
+        send = tracker.client.log_batch
+
+        def away(*_args, **_kwargs):
+            raise MlflowException("connection refused\nlong story")
+
+        monkeypatch.setattr(tracker.client, "log_batch", away)
+        tracker.log_line({"step": 1, "total": 1.0})
+        tracker.log_line({"step": 2, "total": 0.5})
+        monkeypatch.setattr(tracker.client, "log_batch", send)
+        tracker.log_line({"step": 3, "total": 0.25})
+    history = tracker.client.get_metric_history(tracker.run_id, "train/total")
+    assert [(m.step, m.value) for m in history] == [(1, 1.0), (2, 0.5), (3, 0.25)]
