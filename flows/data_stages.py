@@ -1,0 +1,131 @@
+"""Stages from raw scans to teacher targets, as plain functions. No Prefect here."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flows.settings import Settings
+from flows.stage import StageResult, say, timed
+from spa3r import storage
+from spa3r.config import Recipe
+from spa3r.errors import ShardError
+from spa3r.progress import meter
+from spa3r.recipes import catalogue
+
+Overrides = Mapping[str, Any] | None
+
+# As in real scans, a few frames lose their pose or their depth; ingest must drop and count them.
+DEMO_ROOMS = {
+    "width": 224,
+    "height": 168,
+    "frames": 24,
+    "depth_noise": 0.002,
+    "invalid_pose_share": 0.05,
+    "empty_depth_share": 0.05,
+}
+
+
+def rooms(*, train_rooms: int = 64, val_rooms: int = 12) -> StageResult:
+    """Generates the demo's rooms, written as ScanNet releases its scans."""
+    settings = Settings.from_environment()
+    with timed(settings, "rooms") as outcome:
+        before = _finished_rooms(settings.rooms)
+        write_room_dataset(
+            str(settings.rooms), train_rooms=train_rooms, val_rooms=val_rooms, **DEMO_ROOMS
+        )
+        outcome["reused"] = reused = _finished_rooms(settings.rooms) == before
+    done = f"{train_rooms} + {val_rooms} rooms in {settings.rooms}"
+    facts = {"rooms": train_rooms, "held-out rooms": val_rooms, "scans": str(settings.rooms)}
+    return StageResult(stage="rooms", line=say(done, reused=reused), facts=facts, reused=reused)
+
+
+def write_room_dataset(out: str, *, train_rooms: int, val_rooms: int, **options: Any) -> str:
+    """Generates rooms with the given RoomSpec options; returns one line."""
+    from preprocessing.rooms.spec import RoomSpec
+    from preprocessing.rooms.writer import write_rooms
+
+    total = train_rooms + val_rooms
+    workers = Settings.from_environment().workers
+    with meter("rooms", total, "rooms") as progress:
+        write_rooms(
+            Path(out), range(total), RoomSpec(**options),
+            val_scenes=range(train_rooms, total), workers=min(workers, total),
+            on_done=lambda _scan: progress.advance(),
+        )  # fmt: skip
+    return f"{total} rooms in {out}"
+
+
+def ingest(
+    root: str, *, dataset: str = "", recipe: str = "tiny", overrides: Overrides = None
+) -> StageResult:
+    """Raw scans to frame shards and a manifest."""
+    from preprocessing.ingest import ingest_dataset
+    from preprocessing.sources import detect_dataset
+
+    settings, spec = Settings.from_environment(), catalogue.get(recipe, overrides).ingest
+    name = dataset or detect_dataset(root)
+    out = settings.shards(name, spec)
+    with timed(settings, "ingest") as outcome:
+        manifest = ingest_dataset(root, name, spec, str(out), workers=settings.workers)
+        outcome["reused"] = reused = manifest.reused == manifest.scenes
+    dropped = ", ".join(f"{n} {reason}" for reason, n in sorted(manifest.dropped.items()) if n)
+    done = (
+        f"{manifest.scenes} scenes, {manifest.frames} of {manifest.announced} frames"
+        f" ({dropped or 'none dropped'}) in {out}"
+    )
+    facts = {"shards": str(out), "scenes": manifest.scenes, "frames": manifest.frames,
+             "dropped": manifest.dropped, "data hash": manifest.data_hash}  # fmt: skip
+    return StageResult(stage="ingest", line=say(done, reused=reused), facts=facts, reused=reused)
+
+
+def targets(
+    *, dataset: str = "rooms", recipe: str = "tiny", overrides: Overrides = None
+) -> StageResult:
+    """Teacher targets of the training clips and of the held-out clips."""
+    from preprocessing.targets import write_targets
+    from spa3r.data.shards import FrameTable
+
+    settings, plan = Settings.from_environment(), catalogue.get(recipe, overrides)
+    table = FrameTable(require_shards(settings, dataset, plan))
+    with timed(settings, "targets") as outcome:
+        written = {
+            split: write_targets(
+                table, out=settings.targets(dataset, plan, split), clips=clips,
+                teacher=plan.teacher, split=split, workers=settings.workers,
+            )
+            for split, clips in (("train", plan.clips), ("val", plan.eval_clips))
+        }  # fmt: skip
+        reused = all(manifest.reused == manifest.scenes for manifest in written.values())
+        outcome["reused"] = reused
+    train, val = written["train"], written["val"]
+    done = (
+        f"{train.clips} clips of {train.scenes} scenes, {val.clips} held-out clips of {val.scenes}"
+        f" scenes, teacher {plan.teacher.geometric} in {train.folder}"
+    )
+    facts = {"targets": train.folder, "held-out targets": val.folder,
+             "clips": train.clips, "held-out clips": val.clips,
+             "target hash": train.target_hash}  # fmt: skip
+    return StageResult(stage="targets", line=say(done, reused=reused), facts=facts, reused=reused)
+
+
+def require_shards(settings: Settings, dataset: str, recipe: Recipe) -> Path:
+    """The dataset's shards. Raises ShardError saying which command makes them."""
+    folder = settings.shards(dataset, recipe.ingest)
+    return _require(folder, f"run `spa3r ingest ROOT --dataset {dataset} --recipe {recipe.name}`")
+
+
+def require_targets(settings: Settings, dataset: str, recipe: Recipe, split: str) -> Path:
+    """The recipe's targets of a split. Raises ShardError saying which command makes them."""
+    folder = settings.targets(dataset, recipe, split)
+    return _require(folder, f"run `spa3r targets --dataset {dataset} --recipe {recipe.name}`")
+
+
+def _require(folder: Path, cure: str) -> Path:
+    if not storage.exists(folder / "manifest.json"):
+        raise ShardError(f"{folder}: nothing finished there; {cure} with the same settings")
+    return folder
+
+
+def _finished_rooms(root: Path) -> dict[str, int]:
+    """Record of every finished room and when it was written."""
+    return {p.name: p.stat().st_mtime_ns for p in (root / ".rooms").glob("*.json")}

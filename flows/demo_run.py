@@ -1,0 +1,65 @@
+"""What `spa3r demo` does around the flow: check the server, run, and say where everything is."""
+
+import os
+import sys
+import urllib.error
+import urllib.request
+from typing import Any
+
+from flows.settings import Settings
+from spa3r.errors import ServiceError
+
+
+def require_prefect_server() -> None:
+    """Raises ServiceError when PREFECT_API_URL names a server that does not answer."""
+    uri = os.environ.get("PREFECT_API_URL")
+    if not uri:
+        return  # Prefect starts its own, on loopback, for the length of the run
+    try:
+        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5).close()
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        raise ServiceError(
+            f"Prefect server {uri} (PREFECT_API_URL) does not answer ({error}); start one with"
+            " `prefect server start --host 127.0.0.1`, or unset PREFECT_API_URL"
+        ) from error
+
+
+def run_demo(**parameters: Any) -> None:
+    """Runs the demo flow and prints where its results are and how to open them."""
+    settings = Settings.from_environment()
+    settings.prepare_environment()
+    # The stages print their own lines, and an error is said once, by the command.
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    require_prefect_server()
+    from flows.demo import demo
+
+    print(f"spa3r demo: everything goes to {settings.home}", file=sys.stderr)
+    results: Any = demo(**parameters)
+    print("\n" + summary(settings, results))
+
+
+def summary(settings: Settings, results: list[dict[str, Any]]) -> str:
+    """The last screen of the demo: one line a stage, then places and commands."""
+    width = max(len(r["stage"]) for r in results)
+    lines = [f"  {r['stage']:<{width}}  {r['line']}" for r in results]
+    facts = {name: value for r in results for name, value in r["facts"].items()}
+    prefect_home = settings.prefect_database.parent
+    return "\n".join(
+        [
+            "Stages",
+            *lines,
+            "",
+            "Open",
+            f"  report          {facts['report']}",
+            f"                  xdg-open {facts['report']}",
+            f"  encoder         {facts['model']}",
+            f"                  .venv/bin/spa3r encode {settings.rooms}/scans/scene0000_00"
+            " -o scene.safetensors",
+            f"  MLflow          {settings.mlflow_uri}",
+            f"                  .venv/bin/mlflow ui --backend-store-uri {settings.mlflow_uri}"
+            " --host 127.0.0.1",
+            f"  Prefect         {settings.prefect_database}",
+            f"                  PREFECT_HOME={prefect_home} .venv/bin/prefect server start"
+            " --host 127.0.0.1",
+        ]
+    )

@@ -1,0 +1,113 @@
+"""The two halves of the stage `evaluate`: measure the field, and lay out the report."""
+
+import platform
+from importlib import metadata
+from pathlib import Path
+
+from flows.data_stages import require_shards, require_targets
+from flows.settings import Settings
+from flows.stage import read_timings
+from spa3r.config import Recipe
+from spa3r.data.shards import FrameTable
+from spa3r.data.targets import CachedTargets
+from spa3r.eval.examples import example_clips
+from spa3r.eval.field import evaluate_field
+from spa3r.eval.field_report import FieldReport
+from spa3r.eval.gate import GateVerdict
+from spa3r.hub import Spa3REncoder
+from spa3r.progress import meter
+from spa3r.train.metrics import read_lines
+from spa3r.train.tracking import code_version
+from spa3r.viz.report import DataSummary, Place, ReportData, StageTime, write_report
+
+EXAMPLES = 6
+VERSIONS = ("torch", "prefect", "ray", "mlflow", "webdataset", "open3d")
+
+
+def field_of(settings: Settings, dataset: str, recipe: Recipe, encoder: Path) -> FieldReport:
+    """Scores the encoder on every held-out clip."""
+    train, val = _sources(settings, dataset, recipe)
+    scenes = len({clip.scene for clip in val.clips})
+    model = Spa3REncoder.from_pretrained(encoder).model
+    with meter("evaluate", scenes, "scenes") as progress:
+        return evaluate_field(model, val, train_stats=train.stats, meter=progress)
+
+
+def report_of(
+    settings: Settings,
+    dataset: str,
+    recipe: Recipe,
+    encoder: Path,
+    field: FieldReport,
+    verdict: GateVerdict,
+    path: Path,
+) -> None:
+    """Writes the HTML report."""
+    train, val = _sources(settings, dataset, recipe)
+    table = FrameTable(require_shards(settings, dataset, recipe))
+    student = Spa3REncoder.from_pretrained(encoder)
+    examples = example_clips(student.model, val, table, EXAMPLES, train_stats=train.stats)
+    metrics = settings.run(dataset, recipe) / "metrics.jsonl"
+    references = student.card.references
+    write_report(
+        path,
+        ReportData(
+            title=f"Spa3R pre-training: {recipe.name} on {dataset}",
+            recipe=recipe,
+            geometric_teacher=references["geometric"],
+            semantic_teacher=references.get("semantic"),
+            data=_summary(dataset, table, train, val),
+            field=field,
+            verdict=verdict,
+            metrics=read_lines(metrics),
+            examples=examples,
+            timings=[StageTime(stage=s, seconds=t) for s, t in read_timings(settings).items()],
+            places=_places(settings, encoder, path),
+            versions={"python": platform.python_version(), "code": code_version()}
+            | {name: metadata.version(name) for name in VERSIONS},
+        ),
+    )
+
+
+def _sources(
+    settings: Settings, dataset: str, recipe: Recipe
+) -> tuple[CachedTargets, CachedTargets]:
+    train, val = (
+        CachedTargets(require_targets(settings, dataset, recipe, s)) for s in ("train", "val")
+    )
+    return train, val
+
+
+def _summary(
+    dataset: str, table: FrameTable, train: CachedTargets, val: CachedTargets
+) -> DataSummary:
+    return DataSummary(
+        dataset=dataset,
+        scenes={split: len(table.scenes(split)) for split in ("train", "val")},
+        frames=table.manifest["frames"],
+        dropped=table.manifest["dropped"],
+        clips={"train": len(train.clips), "val": len(val.clips)},
+        data_hash=table.data_hash,
+        target_hash=train.manifest["target_hash"],
+    )
+
+
+def _places(settings: Settings, encoder: Path, report: Path) -> list[Place]:
+    return [
+        Place(what="Report", where=str(report)),
+        Place(
+            what="Encoder",
+            where=str(encoder),
+            command="spa3r encode SCAN -o scene.safetensors",
+        ),
+        Place(
+            what="MLflow",
+            where=settings.mlflow_uri,
+            command=f"mlflow ui --backend-store-uri {settings.mlflow_uri} --host 127.0.0.1",
+        ),
+        Place(
+            what="Prefect",
+            where=str(settings.prefect_database),
+            command="prefect server start --host 127.0.0.1",
+        ),
+    ]

@@ -1,0 +1,130 @@
+"""Stages from targets to a promoted encoder, as plain functions. No Prefect here."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flows.data_stages import require_targets
+from flows.settings import Settings
+from flows.stage import StageResult, say, timed
+from spa3r import storage
+from spa3r.errors import ShardError
+from spa3r.recipes import catalogue
+
+Overrides = Mapping[str, Any] | None
+EVALUATION = "evaluation"  # folder of a run's artifacts
+FIELD = "field.json"
+REPORT = "report.html"
+
+
+def pretrain(
+    *, dataset: str = "rooms", recipe: str = "tiny", overrides: Overrides = None
+) -> StageResult:
+    """Trains (or continues, or re-uses) an encoder and registers it with alias `candidate`."""
+    from spa3r.train import tracking
+    from spa3r.train.pretrain import in_this_process
+    from spa3r.train.pretrain import pretrain as train
+
+    settings, plan = Settings.from_environment(), catalogue.get(recipe, overrides)
+    folder = require_targets(settings, dataset, plan, "train")
+    manifest = storage.read_json(folder / "manifest.json")
+    hashes = {key: manifest[key] for key in ("data_hash", "target_hash")}
+    if settings.train_workers:
+        from spa3r.train.cluster import on_ray
+
+        launch = on_ray(workers=settings.train_workers, gpu=settings.gpu)
+    else:
+        launch = in_this_process("cuda" if settings.gpu else "cpu")
+    with (
+        timed(settings, "pretrain") as outcome,
+        tracking.track(settings.mlflow_uri, plan, hashes) as tracker,
+    ):
+        run = settings.run(dataset, plan)
+        done = train(plan, str(folder), run, launch=launch, on_line=tracker.log_line)
+        version, _ = tracking.register_encoder(tracker, done.encoder)
+        outcome["reused"] = done.reused
+    loss = done.metrics.get("total", float("nan"))
+    model = f"models:/{tracking.ENCODER_NAME}@{tracking.CANDIDATE}"
+    line = f"{plan.train.steps} steps, loss {loss:.3f}; {model} is version {version}"
+    facts = {"model": model, "version": version, "encoder": str(done.encoder), "run": str(run),
+             "loss": loss, **hashes}  # fmt: skip
+    return StageResult(
+        stage="pretrain", line=say(line, reused=done.reused), facts=facts, reused=done.reused
+    )
+
+
+def evaluate(
+    model: str = "models:/spa3r-encoder@candidate",
+    *,
+    dataset: str = "rooms",
+    recipe: str = "tiny",
+    overrides: Overrides = None,
+) -> StageResult:
+    """Held-out quality against five controls, logged to the model's run, and the HTML report."""
+    from flows.evaluation import field_of, report_of
+    from spa3r.train import tracking
+
+    settings, plan = Settings.from_environment(), catalogue.get(recipe, overrides)
+    client = tracking.connect(settings.mlflow_uri)
+    encoder = Path(tracking.resolve(model)) if model.startswith("models:/") else Path(model)
+    digest = tracking.encoder_hash(encoder)
+    val = require_targets(settings, dataset, plan, "val")
+    target_hash = storage.read_json(val / "manifest.json")["target_hash"]
+    out = settings.reports / f"{plan.name}-{dataset}-{digest[:8]}-{target_hash[:8]}"
+    with timed(settings, "evaluate") as outcome:
+        reused = outcome["reused"] = (out / FIELD).exists()
+        if not reused:
+            field = field_of(settings, dataset, plan, encoder)
+            identity = {"encoder_hash": digest, "target_hash": target_hash}
+            storage.write_json(out / FIELD, identity | {"report": field.to_json()})
+    field, verdict = read_field(out / FIELD)
+    report_of(settings, dataset, plan, encoder, field, verdict, out / REPORT)
+    version = tracking.find_by_hash(client, digest)
+    if version is not None:
+        tracker = tracking.Tracker(client, version.run_id)
+        tracker.log_metrics(
+            {
+                f"field/{method}/{metric}": value
+                for method, metrics in field.mean.items()
+                for metric, value in metrics.items()
+            }
+        )
+        for name in (FIELD, REPORT):
+            tracker.log_artifact(out / name, EVALUATION)
+    score = field.mean["model"].get("geo/r2", float("nan"))
+    gate = f"gate {'passed' if verdict.passed else 'not passed'}: {verdict.reason}"
+    line = f"geometric R2 {score:.3f} on {len(field.scenes)} held-out scenes; {gate}"
+    facts = {"report": str(out / REPORT), "geometric R2": score, "gate": gate,
+             "margins": verdict.margins}  # fmt: skip
+    return StageResult(stage="evaluate", line=say(line, reused=reused), facts=facts, reused=reused)
+
+
+def promote() -> StageResult:
+    """Moves alias `champion` to the candidate if the field gate holds; tags the verdict."""
+    from spa3r.train import tracking
+
+    client = tracking.connect(Settings.from_environment().mlflow_uri)
+    candidate = tracking.require(client, tracking.CANDIDATE)
+    path = tracking.run_artifact(client, candidate.run_id, f"{EVALUATION}/{FIELD}")
+    if path is None:
+        raise ShardError(
+            f"{candidate.name} version {candidate.version} was not evaluated: run `spa3r evaluate`"
+        )
+    if storage.read_json(path)["encoder_hash"] != candidate.tags["encoder_hash"]:
+        raise ShardError(
+            f"{candidate.name} version {candidate.version}: the logged evaluation is of another"
+            " encoder; run `spa3r evaluate` again"
+        )
+    _, verdict = read_field(path)
+    line = tracking.promote(client, passed=verdict.passed, reason=verdict.reason)
+    facts = {"version": candidate.version, "promoted": verdict.passed, "reason": verdict.reason}
+    return StageResult(stage="promote", line=line, facts=facts)
+
+
+def read_field(path: Path) -> tuple[Any, Any]:
+    """The FieldReport of an evaluation and the gate's verdict on it, decided now, not trusted."""
+    from spa3r.eval.field_report import FieldReport
+    from spa3r.eval.gate import field_gate
+
+    field = FieldReport.from_json(storage.read_json(path)["report"])
+    return field, field_gate(field)

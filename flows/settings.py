@@ -1,0 +1,104 @@
+"""Where things are on this machine: the only reader of the environment (besides SPA3R_TEACHER).
+
+| variable | meaning | default |
+|---|---|---|
+| SPA3R_HOME | everything this platform writes (a shared folder on a cluster) | ./spa3r-home |
+| SPA3R_WORKERS | processes for ingest and targets, Ray workers for training | cores, at most 8 |
+| SPA3R_TRAIN_WORKERS | Ray workers for training; 0: in this process, no Ray | SPA3R_WORKERS |
+| SPA3R_GPU | 1 gives every Ray worker a GPU | 1 where CUDA is visible |
+| MLFLOW_TRACKING_URI | tracking server and registry | sqlite in SPA3R_HOME |
+| PREFECT_HOME, PREFECT_API_URL | Prefect's own | SPA3R_HOME/prefect, an ephemeral server |
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from spa3r.config import IngestSpec, Recipe, config_hash
+from spa3r.errors import ConfigError
+
+# Nothing downloaded also means nothing sent; set before the libraries are imported.
+QUIET = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """One reading of the environment."""
+
+    home: Path
+    workers: int
+    train_workers: int
+    gpu: bool
+    mlflow_uri: str
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """Raises ConfigError on a value that is not what the table above says."""
+        home = Path(os.environ.get("SPA3R_HOME", "spa3r-home")).expanduser().resolve()
+        workers = _count("SPA3R_WORKERS", default=min(os.cpu_count() or 1, 8), least=1)
+        return cls(
+            home=home,
+            workers=workers,
+            train_workers=_count("SPA3R_TRAIN_WORKERS", default=workers, least=0),
+            gpu=bool(_count("SPA3R_GPU", default=int(_cuda_is_visible()), least=0)),
+            mlflow_uri=os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home}/mlflow.db",
+        )
+
+    def prepare_environment(self) -> None:
+        """Switches telemetry off and gives Prefect its home, before Prefect is imported."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        for name, value in QUIET.items():
+            os.environ.setdefault(name, value)
+        os.environ.setdefault("PREFECT_HOME", str(self.home / "prefect"))
+        # For everything that loads "models:/..."; MLflow's own default is a file where one stands.
+        os.environ.setdefault("MLFLOW_TRACKING_URI", self.mlflow_uri)
+
+    @property
+    def prefect_database(self) -> Path:
+        """The embedded Prefect database (unused where PREFECT_API_URL names a server)."""
+        return Path(os.environ.get("PREFECT_HOME", self.home / "prefect")) / "prefect.db"
+
+    @property
+    def rooms(self) -> Path:
+        """Generated scans, in ScanNet's layout."""
+        return self.home / "rooms"
+
+    # Names carry a hash of the settings they were made with: recipes never mix, and a second run
+    # with the same settings finds what the first one left.
+
+    def shards(self, dataset: str, spec: IngestSpec) -> Path:
+        """Frame shards and manifest of one dataset."""
+        return self.home / "shards" / f"{dataset}-{config_hash(spec)[:8]}"
+
+    def targets(self, dataset: str, recipe: Recipe, split: str) -> Path:
+        """Target shards of one dataset and split."""
+        clips = recipe.clips if split == "train" else recipe.eval_clips
+        made_with = config_hash(recipe.ingest, clips, recipe.teacher)[:8]
+        return self.home / "targets" / f"{dataset}-{split}-{made_with}"
+
+    def run(self, dataset: str, recipe: Recipe) -> Path:
+        """Checkpoints, metrics and the exported encoder of one recipe on one dataset."""
+        return self.home / "runs" / f"{recipe.name}-{dataset}-{config_hash(recipe)[:8]}"
+
+    @property
+    def reports(self) -> Path:
+        return self.home / "reports"
+
+
+def _count(name: str, *, default: int, least: int) -> int:
+    text = os.environ.get(name, str(default))
+    if not text.isdecimal() or int(text) < least:
+        raise ConfigError(f"{name}={text!r} is not a whole number of at least {least}")
+    return int(text)
+
+
+def _cuda_is_visible() -> bool:
+    # Asking torch would import it in every command; the driver's device node answers at once.
+    return Path("/dev/nvidia0").exists()

@@ -1,0 +1,227 @@
+"""The `spa3r` command. Each subcommand is one stage, a view of the data, or the whole demo."""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from spa3r.errors import Spa3RError
+
+EPILOG = """\
+Everything is written under SPA3R_HOME (default ./spa3r-home); MLFLOW_TRACKING_URI names another
+registry, SPA3R_WORKERS and SPA3R_TRAIN_WORKERS the number of processes (`spa3r doctor` shows all).
+
+A first walk:
+  spa3r demo                                      the whole chain on generated rooms
+  spa3r ingest /data/scannet --recipe paper       raw scans -> shards
+  spa3r targets --dataset scannet --recipe paper  shards -> VGGT and DINOv3 targets
+  spa3r pretrain --dataset scannet --recipe paper
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command. Returns 0, or 1 after one line of error, or 130 when interrupted."""
+    arguments = _parser().parse_args(argv)
+    level = logging.DEBUG if arguments.verbose else logging.INFO
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
+    for noisy in ("httpx", "httpcore", "alembic", "matplotlib", "PIL", "numexpr"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        _settings().prepare_environment()
+        arguments.run(arguments)
+    except Spa3RError as error:
+        print(f"spa3r: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("spa3r: interrupted; finished work is kept, run again to continue", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _settings() -> Any:
+    from flows.settings import Settings
+
+    return Settings.from_environment()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="spa3r",
+        description="From raw scans to a registered Spa3R encoder.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("-v", "--verbose", action="store_true", help="debug log lines")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    recipe = argparse.ArgumentParser(add_help=False)
+    recipe.add_argument("--recipe", default="tiny", help="named experiment (default: tiny)")
+    recipe.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
+        help="override one recipe setting, e.g. --set train.steps=100 (value is JSON)",
+    )  # fmt: skip
+    data = argparse.ArgumentParser(add_help=False, parents=[recipe])
+    data.add_argument("--dataset", default="rooms", help="name of the ingested dataset")
+
+    def add(name: str, run: Any, summary: str, *parents: argparse.ArgumentParser) -> Any:
+        command = commands.add_parser(name, help=summary, description=summary, parents=parents)
+        command.set_defaults(run=run)
+        return command
+
+    demo = add("demo", _demo, "the whole chain on generated rooms, ending in a report", recipe)
+    demo.add_argument("--rooms", type=_positive, default=64, help="rooms to train on (default 64)")
+    demo.add_argument("--val-rooms", type=_positive, default=12, help="held-out rooms (default 12)")
+    _add_rooms(add("rooms", _rooms, "generate furnished rooms as ScanNet releases its scans"))
+    ingest = add("ingest", _ingest, "raw scans -> frame shards and manifest", recipe)
+    ingest.add_argument("root", help="folder or URL: ScanNet release, exported scans, photos")
+    ingest.add_argument("--dataset", default="", help="name to keep it under (default: by layout)")
+    add("targets", _targets, "frame shards -> teacher targets", data)
+    add("pretrain", _pretrain, "targets -> trained encoder, registered as candidate", data)
+    evaluate = add("evaluate", _evaluate, "held-out quality against five controls, report", data)
+    evaluate.add_argument("model", nargs="?", default="models:/spa3r-encoder@candidate")
+    add("promote", _promote, "move alias champion to the candidate if the field gate holds")
+    _add_encode(add("encode", _encode, "a scan or photos -> a scene latent file"))
+    show = add("show", _show, "contact sheet of an ingested scene, or facts of a latent file", data)
+    show.add_argument("what", help="scene name, or a scene.safetensors file")
+    show.add_argument("-o", "--out", default=None, help="PNG to write (default: <scene>.png)")
+    add("doctor", _doctor, "what this machine has and lacks")
+    return parser
+
+
+def _add_rooms(rooms: argparse.ArgumentParser) -> None:
+    rooms.add_argument("out", help="folder for scans, split lists and label table")
+    rooms.add_argument("--count", type=int, default=4, help="number of rooms (default 4)")
+    rooms.add_argument("--val", type=int, default=0, help="how many of them are held out")
+    rooms.add_argument("--seed", type=int, default=0)
+    rooms.add_argument("--size", default="640x480", help="WIDTHxHEIGHT in pixels")
+    rooms.add_argument("--frames", type=int, default=24, help="frames a room")
+    rooms.add_argument("--depth-noise", type=float, default=0.0, help="metres at 1 m")
+    rooms.add_argument("--invalid-poses", type=float, default=0.0, help="share of frames")
+    rooms.add_argument("--empty-depth", type=float, default=0.0, help="share of frames")
+
+
+def _add_encode(encode: argparse.ArgumentParser) -> None:
+    encode.add_argument("views", help=".sens file, scan folder, exported folder or photo folder")
+    encode.add_argument("-o", "--out", required=True, help="scene.safetensors to write")
+    encode.add_argument(
+        "--encoder",
+        default="models:/spa3r-encoder@candidate",
+        help="registry URI, folder or hub id",
+    )
+    encode.add_argument("--teacher", default=None, help="where the encoder's teacher lies")
+    encode.add_argument("--num-views", type=_positive, default=8, help="views to use (default 8)")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
+    from spa3r.errors import ConfigError
+
+    values: dict[str, Any] = {}
+    for item in arguments.overrides:
+        key, sign, text = item.partition("=")
+        if not sign:
+            raise ConfigError(f"--set {item}: write KEY=VALUE, e.g. train.steps=100")
+        try:
+            values[key] = json.loads(text)
+        except ValueError:
+            values[key] = text
+    return values
+
+
+def _of(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {"recipe": arguments.recipe, "overrides": _overrides(arguments)}
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    from flows.demo_run import run_demo
+
+    run_demo(train_rooms=arguments.rooms, val_rooms=arguments.val_rooms, **_of(arguments))
+
+
+def _rooms(arguments: argparse.Namespace) -> None:
+    from flows.data_stages import write_room_dataset
+
+    width, _, height = arguments.size.partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        from spa3r.errors import ConfigError
+
+        raise ConfigError(f"--size {arguments.size}: write WIDTHxHEIGHT, e.g. 640x480")
+    print(
+        write_room_dataset(
+            arguments.out, train_rooms=arguments.count - arguments.val, val_rooms=arguments.val,
+            seed=arguments.seed, width=int(width), height=int(height), frames=arguments.frames,
+            depth_noise=arguments.depth_noise, invalid_pose_share=arguments.invalid_poses,
+            empty_depth_share=arguments.empty_depth,
+        )
+    )  # fmt: skip
+
+
+def _ingest(arguments: argparse.Namespace) -> None:
+    from flows import data_stages
+
+    print(data_stages.ingest(arguments.root, dataset=arguments.dataset, **_of(arguments)).line)
+
+
+def _targets(arguments: argparse.Namespace) -> None:
+    from flows import data_stages
+
+    print(data_stages.targets(dataset=arguments.dataset, **_of(arguments)).line)
+
+
+def _pretrain(arguments: argparse.Namespace) -> None:
+    from flows import model_stages
+
+    print(model_stages.pretrain(dataset=arguments.dataset, **_of(arguments)).line)
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from flows import model_stages
+
+    result = model_stages.evaluate(arguments.model, dataset=arguments.dataset, **_of(arguments))
+    print(result.line)
+
+
+def _promote(_arguments: argparse.Namespace) -> None:
+    from flows import model_stages
+
+    print(model_stages.promote().line)
+
+
+def _encode(arguments: argparse.Namespace) -> None:
+    from preprocessing.views import read_views
+    from spa3r.hub import Spa3REncoder
+
+    if arguments.encoder.startswith("models:/"):
+        from spa3r.train.tracking import connect
+
+        connect(_settings().mlflow_uri)
+    encoder = Spa3REncoder.from_pretrained(arguments.encoder, teacher=arguments.teacher)
+    views = read_views(
+        arguments.views, width=encoder.image_width, multiple=encoder.patch_size,
+        max_views=arguments.num_views,
+    )  # fmt: skip
+    scene = encoder.encode(**views)
+    scene.save(arguments.out)
+    print(f"{arguments.out}: {scene.summary()}")
+
+
+def _show(arguments: argparse.Namespace) -> None:
+    from flows.show import show
+
+    print(show(arguments.what, dataset=arguments.dataset, out=arguments.out, **_of(arguments)))
+
+
+def _doctor(_arguments: argparse.Namespace) -> None:
+    from flows.doctor import report
+
+    print(report())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
