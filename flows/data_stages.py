@@ -87,11 +87,13 @@ def targets(
 
     settings, plan = Settings.from_environment(), catalogue.get(recipe, overrides)
     table = FrameTable(require_shards(settings, dataset, plan))
+    # The weight-free teacher is faster on many cores than on one GPU.
+    device = "cuda" if settings.gpu and plan.teacher.geometric != "rgbd" else "cpu"
     with timed(settings, "targets") as outcome:
         written = {
             split: write_targets(
                 table, out=settings.targets(dataset, plan, split), clips=clips,
-                teacher=plan.teacher, split=split, workers=settings.workers,
+                teacher=plan.teacher, split=split, workers=settings.workers, device=device,
             )
             for split, clips in (("train", plan.clips), ("val", plan.eval_clips))
         }  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any
 
 from flows.settings import Settings
 from spa3r.errors import ServiceError
+from spa3r.recipes import catalogue
 
 
 def require_prefect_server() -> None:
@@ -24,17 +25,26 @@ def require_prefect_server() -> None:
         ) from error
 
 
-def run_demo(**parameters: Any) -> None:
-    """Runs the demo flow and prints where its results are and how to open them."""
+def run_demo(
+    *, train_rooms: int, val_rooms: int, recipe: str, overrides: dict[str, Any] | None = None
+) -> None:
+    """Runs the demo flow and prints where its results are and how to open them.
+
+    Raises:
+        ConfigError: no such recipe or setting. ServiceError: Prefect or MLflow does not answer.
+    """
     settings = Settings.from_environment()
+    catalogue.get(recipe, overrides)  # a slip should not show after minutes of making rooms
     settings.prepare_environment()
     # The stages print their own lines, and an error is said once, by the command.
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     require_prefect_server()
     from flows.demo import demo
+    from spa3r.train.tracking import require_server
 
+    require_server(settings.mlflow_uri)
     print(f"spa3r demo: everything goes to {settings.home}", file=sys.stderr)
-    results: Any = demo(**parameters)
+    results: Any = demo(train_rooms, val_rooms, recipe, overrides)
     print("\n" + summary(settings, results))
 
 

@@ -27,7 +27,7 @@ class EncoderModel(PythonModel):
 
     # MLflow warns about a missing hint and converts the input to almost any other: np.ndarray is
     # one it takes as "leave it alone", also when the input is a path, a list or a dictionary.
-    def predict(self, context, model_input: np.ndarray, params=None) -> dict[str, np.ndarray]:  # noqa: ANN001
+    def predict(self, context, model_input: np.ndarray) -> dict[str, np.ndarray]:  # noqa: ANN001
         """Encodes one scene; every view is context, the first defines the world.
 
         Args:
@@ -38,14 +38,14 @@ class EncoderModel(PythonModel):
                 {"images": ..., "depth": ..., "K": ..., "world_from_camera": ...}: arrays as
                 Spa3REncoder.encode takes them (depth uint16 millimetres or float metres, poses in
                 metres, OpenCV axes);
-                the path of a scan: a `.sens` file, an exported folder, a folder of photos.
-            params: {"max_views": 8} for a path; nothing else.
+                the path of a scan: a `.sens` file, an exported folder, a folder of photos (up to
+                eight good frames, evenly spread).
 
         Returns:
             "latents" (L, D) float16, "camera_from_world" (V, 4, 4) and "K" (V, 3, 3) float32,
             "grid_hw" (2,) int32, "metres_per_unit" () float32.
         """
-        scene = self.encoder.encode(**self._views(model_input, params or {}))
+        scene = self.encoder.encode(**self._views(model_input))
         return {
             "latents": scene.latents_LD.numpy(),
             "camera_from_world": scene.camera_from_world_C44.numpy(),
@@ -54,7 +54,7 @@ class EncoderModel(PythonModel):
             "metres_per_unit": np.array(scene.metres_per_unit, np.float32),
         }
 
-    def _views(self, given: Any, params: dict[str, Any]) -> dict[str, Any]:
+    def _views(self, given: Any) -> dict[str, Any]:
         if isinstance(given, str | Path):
             from preprocessing.views import read_views
 
@@ -62,7 +62,6 @@ class EncoderModel(PythonModel):
                 str(given),
                 width=self.encoder.image_width,
                 multiple=self.encoder.card.image_multiple,
-                max_views=int(params.get("max_views", 8)),
             )
         if isinstance(given, np.ndarray):
             return {"images": given}

@@ -1,0 +1,125 @@
+"""The environment table of flows/settings.py: honoured, checked, and never written over."""
+
+import os
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from flows import settings as module
+from flows.settings import Settings
+from spa3r.errors import ConfigError
+from spa3r.recipes import catalogue
+
+
+@pytest.fixture(autouse=True)
+def environment(tmp_path: Path):
+    """An environment that names nothing of ours; the real one returns afterwards."""
+    ours = ("SPA3R_", "MLFLOW_", "PREFECT_", *module.QUIET)
+    bare = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
+    with mock.patch.dict(os.environ, bare, clear=True):
+        yield
+
+
+def test_defaults_stay_below_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    found = Settings.from_environment()
+    assert found.home == tmp_path / "spa3r-home"
+    assert (found.workers, found.train_workers) == (8, 8)
+    assert found.mlflow_uri == f"sqlite:///{tmp_path}/spa3r-home/mlflow.db"
+    assert found.prefect_database == tmp_path / "spa3r-home/prefect/prefect.db"
+    assert not list(tmp_path.iterdir()), "reading the environment wrote something"
+
+
+def test_every_variable_of_the_table_is_honoured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = {
+        "SPA3R_HOME": str(tmp_path / "h"), "SPA3R_WORKERS": "3", "SPA3R_TRAIN_WORKERS": "0",
+        "SPA3R_GPU": "1", "MLFLOW_TRACKING_URI": "http://mlflow:5000",
+        "PREFECT_HOME": str(tmp_path / "p"),
+    }  # fmt: skip
+    assert all(name in (module.__doc__ or "") for name in values), "the table lacks a variable"
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    found = Settings.from_environment()
+    assert found == Settings(
+        home=tmp_path / "h", workers=3, train_workers=0, gpu=True, mlflow_uri="http://mlflow:5000"
+    )
+    assert found.prefect_database == tmp_path / "p/prefect.db"
+
+
+def test_training_workers_follow_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPA3R_WORKERS", "5")
+    assert Settings.from_environment().train_workers == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SPA3R_WORKERS", "0"),
+        ("SPA3R_WORKERS", "two"),
+        ("SPA3R_TRAIN_WORKERS", "-1"),
+        ("SPA3R_TRAIN_WORKERS", "1.5"),
+        ("SPA3R_GPU", "yes"),
+        ("SPA3R_GPU", ""),
+    ],
+)
+def test_a_bad_value_is_one_line_naming_the_variable(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_environment()
+    text = str(caught.value)
+    assert name in text and repr(value) in text and "\n" not in text
+
+
+def test_other_settings_lie_in_other_folders() -> None:
+    found = Settings.from_environment()
+    base = catalogue.get("debug")
+
+    def folders(**overrides: object) -> tuple[Path, ...]:
+        recipe = catalogue.get("debug", {k.replace("__", "."): v for k, v in overrides.items()})
+        return (
+            found.shards("rooms", recipe.ingest),
+            found.targets("rooms", recipe, "train"),
+            found.targets("rooms", recipe, "val"),
+            found.run("rooms", recipe),
+        )
+
+    plain = folders()
+    assert plain == folders() and len(set(plain)) == 4
+    assert all(found.home in folder.parents for folder in plain)
+    changed = {
+        "train__steps": [False, False, False, True],
+        "clips__seed": [False, True, False, True],
+        "eval_clips__seed": [False, False, True, True],
+        "ingest__stride": [True, True, True, True],
+    }
+    for name, expected in changed.items():
+        value = {"train__steps": 13}.get(name, 7)
+        other = folders(**{name: value})
+        assert [a != b for a, b in zip(plain, other, strict=True)] == expected, name
+    assert found.shards("scannet", base.ingest) != found.shards("rooms", base.ingest)
+
+
+def test_prepare_environment_sends_nothing_and_respects_the_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPA3R_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "1")
+    found = Settings.from_environment()
+    found.prepare_environment()
+    assert (tmp_path / "home").is_dir()
+    assert os.environ["PREFECT_HOME"] == str(tmp_path / "home/prefect")
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "1", "the user's value was overridden"
+    for name, value in module.QUIET.items():
+        if name != "RAY_USAGE_STATS_ENABLED":
+            assert os.environ[name] == value
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "mine"))
+    found.prepare_environment()
+    assert os.environ["PREFECT_HOME"] == str(tmp_path / "mine")
