@@ -2,7 +2,7 @@
 SHELL := bash
 PY := .venv/bin/python
 # Nothing downloaded also means nothing sent.
-export DO_NOT_TRACK := 1
+export DO_NOT_TRACK := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export MLFLOW_DISABLE_TELEMETRY := true
 export RAY_USAGE_STATS_ENABLED := 0

@@ -66,14 +66,14 @@ def ingest(
     name = dataset or detect_dataset(root)
     out = settings.shards(name, spec)
     with timed(settings, "ingest") as outcome:
-        manifest = ingest_dataset(root, name, spec, str(out), workers=settings.workers)
+        manifest = ingest_dataset(root, name, spec, out, workers=settings.workers)
         outcome["reused"] = reused = manifest.reused == manifest.scenes
     dropped = ", ".join(f"{n} {reason}" for reason, n in sorted(manifest.dropped.items()) if n)
     done = (
         f"{manifest.scenes} scenes, {manifest.frames} of {manifest.announced} frames"
         f" ({dropped or 'none dropped'}) in {out}"
     )
-    facts = {"shards": str(out), "scenes": manifest.scenes, "frames": manifest.frames,
+    facts = {"shards": out, "scenes": manifest.scenes, "frames": manifest.frames,
              "dropped": manifest.dropped, "data hash": manifest.data_hash}  # fmt: skip
     return StageResult(stage="ingest", line=say(done, reused=reused), facts=facts, reused=reused)
 
@@ -110,20 +110,20 @@ def targets(
     return StageResult(stage="targets", line=say(done, reused=reused), facts=facts, reused=reused)
 
 
-def require_shards(settings: Settings, dataset: str, recipe: Recipe) -> Path:
+def require_shards(settings: Settings, dataset: str, recipe: Recipe) -> str:
     """The dataset's shards. Raises ShardError saying which command makes them."""
     folder = settings.shards(dataset, recipe.ingest)
     return _require(folder, f"run `spa3r ingest ROOT --dataset {dataset} --recipe {recipe.name}`")
 
 
-def require_targets(settings: Settings, dataset: str, recipe: Recipe, split: str) -> Path:
+def require_targets(settings: Settings, dataset: str, recipe: Recipe, split: str) -> str:
     """The recipe's targets of a split. Raises ShardError saying which command makes them."""
     folder = settings.targets(dataset, recipe, split)
     return _require(folder, f"run `spa3r targets --dataset {dataset} --recipe {recipe.name}`")
 
 
-def _require(folder: Path, cure: str) -> Path:
-    if not storage.exists(folder / "manifest.json"):
+def _require(folder: str, cure: str) -> str:
+    if not storage.exists(storage.join(folder, "manifest.json")):
         raise ShardError(f"{folder}: nothing finished there; {cure} with the same settings")
     return folder
 

@@ -27,7 +27,7 @@ def pretrain(
 
     settings, plan = Settings.from_environment(), catalogue.get(recipe, overrides)
     folder = require_targets(settings, dataset, plan, "train")
-    manifest = storage.read_json(folder / "manifest.json")
+    manifest = storage.read_json(storage.join(folder, "manifest.json"))
     hashes = {key: manifest[key] for key in ("data_hash", "target_hash")}
     if settings.train_workers:
         from spa3r.train.cluster import on_ray
@@ -40,7 +40,7 @@ def pretrain(
         tracking.track(settings.mlflow_uri, plan, hashes) as tracker,
     ):
         run = settings.run(dataset, plan)
-        done = train(plan, str(folder), run, launch=launch, on_line=tracker.log_line)
+        done = train(plan, folder, run, launch=launch, on_line=tracker.log_line)
         version, _ = tracking.register_encoder(tracker, done.encoder)
         outcome["reused"] = done.reused
     loss = done.metrics.get("total", float("nan"))
@@ -69,7 +69,7 @@ def evaluate(
     encoder = Path(tracking.resolve(model)) if model.startswith("models:/") else Path(model)
     digest = tracking.encoder_hash(encoder)
     val = require_targets(settings, dataset, plan, "val")
-    target_hash = storage.read_json(val / "manifest.json")["target_hash"]
+    target_hash = storage.read_json(storage.join(val, "manifest.json"))["target_hash"]
     out = settings.reports / f"{plan.name}-{dataset}-{digest[:8]}-{target_hash[:8]}"
     with timed(settings, "evaluate") as outcome:
         reused = outcome["reused"] = (out / FIELD).exists()

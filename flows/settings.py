@@ -3,6 +3,8 @@
 | variable | meaning | default |
 |---|---|---|
 | SPA3R_HOME | everything this platform writes (a shared folder on a cluster) | ./spa3r-home |
+| SPA3R_SHARDS | frame shards, a folder or any fsspec URL | SPA3R_HOME/shards |
+| SPA3R_TARGETS | target shards, a folder or any fsspec URL | SPA3R_HOME/targets |
 | SPA3R_WORKERS | processes for ingest and targets, Ray workers for training | cores, at most 8 |
 | SPA3R_TRAIN_WORKERS | Ray workers for training; 0: in this process, no Ray | SPA3R_WORKERS |
 | SPA3R_GPU | 1 gives every Ray worker a GPU | 1 where CUDA is visible |
@@ -15,12 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from spa3r import storage
 from spa3r.config import IngestSpec, Recipe, config_hash
 from spa3r.errors import ConfigError
 
 # Nothing downloaded also means nothing sent; set before the libraries are imported.
 QUIET = {
-    "DO_NOT_TRACK": "1",
+    "DO_NOT_TRACK": "true",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -33,6 +36,8 @@ class Settings:
     """One reading of the environment."""
 
     home: Path
+    shards_root: str
+    targets_root: str
     workers: int
     train_workers: int
     gpu: bool
@@ -45,6 +50,8 @@ class Settings:
         workers = _count("SPA3R_WORKERS", default=min(os.cpu_count() or 1, 8), least=1)
         return cls(
             home=home,
+            shards_root=os.environ.get("SPA3R_SHARDS") or str(home / "shards"),
+            targets_root=os.environ.get("SPA3R_TARGETS") or str(home / "targets"),
             workers=workers,
             train_workers=_count("SPA3R_TRAIN_WORKERS", default=workers, least=0),
             gpu=bool(_count("SPA3R_GPU", default=int(_cuda_is_visible()), least=0)),
@@ -73,15 +80,15 @@ class Settings:
     # Names carry a hash of the settings they were made with: recipes never mix, and a second run
     # with the same settings finds what the first one left.
 
-    def shards(self, dataset: str, spec: IngestSpec) -> Path:
+    def shards(self, dataset: str, spec: IngestSpec) -> str:
         """Frame shards and manifest of one dataset."""
-        return self.home / "shards" / f"{dataset}-{config_hash(spec)[:8]}"
+        return storage.join(self.shards_root, f"{dataset}-{config_hash(spec)[:8]}")
 
-    def targets(self, dataset: str, recipe: Recipe, split: str) -> Path:
+    def targets(self, dataset: str, recipe: Recipe, split: str) -> str:
         """Target shards of one dataset and split."""
         clips = recipe.clips if split == "train" else recipe.eval_clips
         made_with = config_hash(recipe.ingest, clips, recipe.teacher)[:8]
-        return self.home / "targets" / f"{dataset}-{split}-{made_with}"
+        return storage.join(self.targets_root, f"{dataset}-{split}-{made_with}")
 
     def run(self, dataset: str, recipe: Recipe) -> Path:
         """Checkpoints, metrics and the exported encoder of one recipe on one dataset."""

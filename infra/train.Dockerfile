@@ -7,7 +7,7 @@ RUN apt-get update \
        libusb-1.0-0 libgl1 libgomp1 libx11-6 \
     && rm -rf /var/lib/apt/lists/*
 
-ENV DO_NOT_TRACK=1 \
+ENV DO_NOT_TRACK=true \
     PREFECT_SERVER_ANALYTICS_ENABLED=false \
     MLFLOW_DISABLE_TELEMETRY=true \
     RAY_USAGE_STATS_ENABLED=0 \

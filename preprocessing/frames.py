@@ -40,20 +40,23 @@ class Sample:
     row: Row
 
 
-def prepare(
-    frame: Frame, to_nyu40: np.ndarray | None, spec: IngestSpec, *, name: str
-) -> Sample | Damage:
-    """The sample of a frame, or why it is dropped.
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A good frame at working size."""
+
+    size: images.WorkingSize
+    rgb_HW3: np.ndarray  # uint8
+    depth_mm_HW: np.ndarray | None  # uint16
+    labels_HW: np.ndarray | None  # uint8 NYU40
+
+
+def decode(frame: Frame, to_nyu40: np.ndarray | None, spec: IngestSpec) -> Decoded | Damage:
+    """The frame at working size, or why it is dropped.
 
     Args:
         to_nyu40: uint8 table from the dataset's label ids; None: labels are left out.
-        name: what errors call the scan.
-
-    Raises:
-        FormatError: the scan's intrinsics are no camera's.
     """
-    pose_44 = frame.world_from_camera_44
-    if reason := judge(spec, world_from_camera_44=pose_44):
+    if reason := judge(spec, world_from_camera_44=frame.world_from_camera_44):
         return Damage(index=frame.index, reason=reason, detail="its pose is no rigid transform")
     reading, depth_mm, labels = schema.DROP_IMAGE, None, None
     try:
@@ -71,23 +74,42 @@ def prepare(
         return Damage(index=frame.index, reason=reading, detail=str(error))
     if reason := judge(spec, rgb=rgb, depth_mm_HW=depth_mm):
         return Damage(index=frame.index, reason=reason, detail="below the limit of the spec")
+    return Decoded(size, rgb, depth_mm, labels)
+
+
+def prepare(
+    frame: Frame, to_nyu40: np.ndarray | None, spec: IngestSpec, *, name: str
+) -> Sample | Damage:
+    """The sample of a frame, or why it is dropped.
+
+    Args:
+        to_nyu40: as in `decode`.
+        name: what errors call the scan.
+
+    Raises:
+        FormatError: the scan's intrinsics are no camera's.
+    """
+    found = decode(frame, to_nyu40, spec)
+    if isinstance(found, Damage):
+        return found
+    pose_44 = frame.world_from_camera_44
     row = frame_row(
         frame.index,
         kept=True,
-        width=size.width,
-        height=size.height,
-        K=_working_intrinsics(frame, size, name),
+        width=found.size.width,
+        height=found.size.height,
+        K=_working_intrinsics(frame, found.size, name),
         world_from_camera=[] if pose_44 is None else pose_44.astype(float).ravel().tolist(),
         timestamp_us=frame.timestamp_us,
     )
     parts = {
-        schema.COLOR_PART: images.encode_jpeg(rgb, spec.jpeg_quality),
+        schema.COLOR_PART: images.encode_jpeg(found.rgb_HW3, spec.jpeg_quality),
         schema.CAMERA_PART: _camera_json(row),
     }
-    if depth_mm is not None:
-        parts[schema.DEPTH_PART] = images.encode_depth_png(depth_mm)
-    if labels is not None:
-        parts[schema.LABEL_PART] = images.encode_label_png(labels)
+    if found.depth_mm_HW is not None:
+        parts[schema.DEPTH_PART] = images.encode_depth_png(found.depth_mm_HW)
+    if found.labels_HW is not None:
+        parts[schema.LABEL_PART] = images.encode_label_png(found.labels_HW)
     return Sample(parts, row)
 
 

@@ -9,18 +9,14 @@ of scan and spec: an ingest that was killed and started again ends with the same
 import hashlib
 import json
 import logging
-import multiprocessing
-import os
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-import cv2
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.core import url_to_fs
@@ -29,6 +25,7 @@ from preprocessing import shards
 from preprocessing.frames import COLUMN_OF_PART, Row, frame_row, prepare, sample_key
 from preprocessing.scene import Damage, Frame, Scene, SceneSource
 from preprocessing.sources import DATASETS, detect_dataset, open_scenes
+from preprocessing.workers import process_pool
 from spa3r import schema, storage
 from spa3r.config import IngestSpec, config_hash, to_dict
 from spa3r.errors import FormatError, ImageError, SceneError, ShardError
@@ -324,10 +321,7 @@ def _attempts(
             waiting.append(source)
     if not waiting:
         return
-    context = multiprocessing.get_context("forkserver")
-    pool = ProcessPoolExecutor(
-        min(workers, len(waiting)), mp_context=context, initializer=_start_worker
-    )
+    pool = process_pool(min(workers, len(waiting)))
     try:
         futures = {pool.submit(_attempt, s, spec, out, dataset): s.name for s in waiting}
         for future in as_completed(futures):
@@ -339,19 +333,6 @@ def _attempts(
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
-    """One thread a process; and a worker must not outlive an ingest that was killed."""
-    cv2.setNumThreads(1)
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "workers are started by multiprocessing"
-
-    def follow() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
 
 
 def _write_manifest(

@@ -13,18 +13,14 @@ import hashlib
 import json
 import logging
 import math
-import multiprocessing
-import os
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-import cv2
 import pyarrow as pa
 import pyarrow.parquet as pq
 import safetensors.torch
@@ -32,6 +28,7 @@ import torch
 from torch import Tensor
 
 from preprocessing import shards
+from preprocessing.workers import process_pool
 from spa3r import schema, storage
 from spa3r.config import ClipSpec, TeacherSpec, config_hash, to_dict
 from spa3r.data.answers import FrameKey, TeacherAnswers, frame_keys
@@ -175,11 +172,7 @@ def _in_processes(
     folder: str, teacher: TeacherSpec, jobs: Sequence[_Job], workers: int
 ) -> Iterator[str]:
     """Scenes as they finish."""
-    pool = ProcessPoolExecutor(
-        workers,
-        mp_context=multiprocessing.get_context("forkserver"),
-        initializer=_start_worker,
-    )
+    pool = process_pool(workers, _one_torch_thread)
     try:
         futures = [pool.submit(_work, folder, teacher, job) for job in jobs]
         for future in as_completed(futures):
@@ -193,18 +186,8 @@ def _in_processes(
         pool.shutdown(cancel_futures=True)
 
 
-def _start_worker() -> None:
-    """One thread a process; and a worker must not outlive a run that was killed."""
-    cv2.setNumThreads(1)
+def _one_torch_thread() -> None:
     torch.set_num_threads(1)
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "workers are started by multiprocessing"
-
-    def follow() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
 
 
 @lru_cache(maxsize=1)

@@ -5,20 +5,12 @@ Legend: V views, H W pixels at working size.
 
 import numpy as np
 
-from preprocessing.quality import judge
+from preprocessing.frames import decode
 from preprocessing.scene import Damage, Frame
 from preprocessing.sources import detect_dataset, open_scenes
 from spa3r.config import IngestSpec
-from spa3r.errors import ImageError, SceneError
-from spa3r.images import (
-    decode_color,
-    decode_depth,
-    fit_size,
-    resize_color,
-    resize_nearest,
-    scale_K,
-    stored_size,
-)
+from spa3r.errors import SceneError
+from spa3r.images import scale_K
 
 # Looked at for each view that is wanted, so that a bad frame has a good one in its place.
 _CANDIDATES_PER_VIEW = 2
@@ -50,7 +42,7 @@ def read_views(
     with scenes[0].open() as scene:
         stride = max(1, len(scene.indices) // (_CANDIDATES_PER_VIEW * max_views))
         for frame in scene.frames(stride):
-            found = frame.reason if isinstance(frame, Damage) else _decode(frame, spec)
+            found = frame.reason if isinstance(frame, Damage) else _view(frame, spec)
             if isinstance(found, str):
                 reasons.add(found)
             else:
@@ -61,26 +53,16 @@ def read_views(
     return _stack([good[i] for i in chosen], path)
 
 
-def _decode(frame: Frame, spec: IngestSpec) -> dict[str, np.ndarray] | str:
-    """The frame at working size, or the reason why it is of no use."""
-    pose = frame.world_from_camera_44
-    reason = judge(spec, world_from_camera_44=pose)
-    if reason:
-        return reason
-    try:
-        size = fit_size(stored_size(frame.color), spec.width, spec.multiple)
-        rgb = decode_color(frame.color, (size.scaled_width, size.scaled_height))
-        depth_mm = None
-        if frame.depth is not None:
-            depth_mm = resize_nearest(decode_depth(frame.depth), size)
-    except ImageError as error:
-        return str(error)
-    view = {"images": resize_color(rgb, size)}
-    reason = judge(spec, rgb=view["images"], depth_mm_HW=depth_mm)
-    if reason:
-        return reason
-    if depth_mm is not None and frame.K_33 is not None and pose is not None:
-        view |= {"depth": depth_mm, "K": scale_K(frame.K_33, size), "world_from_camera": pose}
+def _view(frame: Frame, spec: IngestSpec) -> dict[str, np.ndarray] | str:
+    """The frame's arrays at working size, or the reason why it is of no use."""
+    found = decode(frame, None, spec)
+    if isinstance(found, Damage):
+        return found.reason
+    view = {"images": found.rgb_HW3}
+    pose_44 = frame.world_from_camera_44
+    if found.depth_mm_HW is not None and frame.K_33 is not None and pose_44 is not None:
+        K_33 = scale_K(frame.K_33, found.size)
+        view |= {"depth": found.depth_mm_HW, "K": K_33, "world_from_camera": pose_44}
     return view
 
 

@@ -9,11 +9,10 @@ place and renamed when it is whole; one finished from the same spec is left alon
 """
 
 import logging
-import multiprocessing
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import asdict
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from preprocessing.rooms.render import Renderer
 from preprocessing.rooms.sens import DEPTH_SHIFT, SensFrame, intrinsic_matrix, write_sens
 from preprocessing.rooms.spec import GENERATOR_VERSION, LABEL_ID, RoomSpec, scene_name
 from preprocessing.rooms.trajectory import draw_trajectory
+from preprocessing.workers import process_pool
 from spa3r import storage
 from spa3r.errors import ConfigError, ImageError
 
@@ -129,10 +129,6 @@ def write_room(root: Path, scene_index: int, spec: RoomSpec) -> Path:
     return final
 
 
-def _use_one_thread() -> None:
-    cv2.setNumThreads(1)
-
-
 def write_rooms(
     root: Path,
     scenes: Sequence[int],
@@ -170,9 +166,7 @@ def write_rooms(
         for index in scenes:
             report(write_room(root, index, spec).name)
     else:
-        # Spawned, not forked: Open3D and the caller may hold threads and locks.
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, context, initializer=_use_one_thread) as pool:
+        with process_pool(workers) as pool:
             futures = [pool.submit(write_room, root, index, spec) for index in scenes]
             try:
                 for future in as_completed(futures):

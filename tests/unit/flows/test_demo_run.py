@@ -57,7 +57,13 @@ def test_a_server_that_answers_is_taken(slash: str, monkeypatch: pytest.MonkeyPa
 def test_the_last_screen_names_every_place_and_command(tmp_path: Path) -> None:
     home = tmp_path / "home"
     settings = Settings(
-        home=home, workers=1, train_workers=0, gpu=False, mlflow_uri=f"sqlite:///{home}/mlflow.db"
+        home=home,
+        shards_root="",
+        targets_root="",
+        workers=1,
+        train_workers=0,
+        gpu=False,
+        mlflow_uri=f"sqlite:///{home}/mlflow.db",
     )
     results = [
         {"stage": "ingest", "line": "re-used: 5 scenes", "facts": {}},

@@ -39,6 +39,7 @@ def test_every_variable_of_the_table_is_honoured(
 ) -> None:
     values = {
         "SPA3R_HOME": str(tmp_path / "h"), "SPA3R_WORKERS": "3", "SPA3R_TRAIN_WORKERS": "0",
+        "SPA3R_SHARDS": "s3://lab/shards", "SPA3R_TARGETS": "s3://lab/targets",
         "SPA3R_GPU": "1", "MLFLOW_TRACKING_URI": "http://mlflow:5000",
         "PREFECT_HOME": str(tmp_path / "p"),
     }  # fmt: skip
@@ -47,8 +48,10 @@ def test_every_variable_of_the_table_is_honoured(
         monkeypatch.setenv(name, value)
     found = Settings.from_environment()
     assert found == Settings(
-        home=tmp_path / "h", workers=3, train_workers=0, gpu=True, mlflow_uri="http://mlflow:5000"
-    )
+        home=tmp_path / "h", shards_root="s3://lab/shards", targets_root="s3://lab/targets",
+        workers=3, train_workers=0, gpu=True, mlflow_uri="http://mlflow:5000",
+    )  # fmt: skip
+    assert found.shards("rooms", catalogue.get("debug").ingest).startswith("s3://lab/shards/rooms-")
     assert found.prefect_database == tmp_path / "p/prefect.db"
 
 
@@ -82,7 +85,7 @@ def test_other_settings_lie_in_other_folders() -> None:
     found = Settings.from_environment()
     base = catalogue.get("debug")
 
-    def folders(**overrides: object) -> tuple[Path, ...]:
+    def folders(**overrides: object) -> tuple[str | Path, ...]:
         recipe = catalogue.get("debug", {k.replace("__", "."): v for k, v in overrides.items()})
         return (
             found.shards("rooms", recipe.ingest),
@@ -93,7 +96,7 @@ def test_other_settings_lie_in_other_folders() -> None:
 
     plain = folders()
     assert plain == folders() and len(set(plain)) == 4
-    assert all(found.home in folder.parents for folder in plain)
+    assert all(found.home in Path(folder).parents for folder in plain)
     changed = {
         "train__steps": [False, False, False, True],
         "clips__seed": [False, True, False, True],

@@ -10,7 +10,15 @@ from flows.stage import TIMINGS, read_timings, say, timed
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(home=tmp_path, workers=1, train_workers=0, gpu=False, mlflow_uri="")
+    return Settings(
+        home=tmp_path,
+        shards_root="",
+        targets_root="",
+        workers=1,
+        train_workers=0,
+        gpu=False,
+        mlflow_uri="",
+    )
 
 
 def test_a_stage_that_worked_is_timed_beside_the_others(

@@ -1,0 +1,33 @@
+"""Worker processes of the data stages: one thread each, and none outlives a run that was killed."""
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+
+import cv2
+
+
+def process_pool(workers: int, start: Callable[[], None] | None = None) -> ProcessPoolExecutor:
+    """A pool whose processes are served from a clean one: the caller may hold threads and locks.
+
+    Args:
+        start: called once in every worker, for what else must be limited to one thread.
+    """
+    context = multiprocessing.get_context("forkserver")
+    return ProcessPoolExecutor(workers, context, initializer=_start, initargs=(start,))
+
+
+def _start(start: Callable[[], None] | None) -> None:
+    cv2.setNumThreads(1)
+    if start is not None:
+        start()
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "workers are started by multiprocessing"
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
