@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from fsspec.core import url_to_fs
 
 from preprocessing import shards
@@ -28,7 +27,7 @@ from preprocessing.sources import DATASETS, detect_dataset, open_scenes
 from preprocessing.workers import process_pool
 from spa3r import schema, storage
 from spa3r.config import IngestSpec, config_hash, to_dict
-from spa3r.errors import FormatError, ImageError, SceneError, ShardError
+from spa3r.errors import FormatError, ImageError, SceneError
 from spa3r.progress import meter
 
 log = logging.getLogger(__name__)
@@ -188,7 +187,7 @@ def _identity(source: SceneSource, spec: IngestSpec, dataset: str) -> tuple[str,
     """
     with _reading(source):
         count = _source_bytes(source)
-    facts = [schema.SCHEMA_VERSION, dataset, source.name, source.split, count]
+    facts = [schema.SCHEMA_VERSION, dataset, source.name, source.split, count, source.fingerprint]
     return config_hash(spec, facts), count
 
 
@@ -344,7 +343,7 @@ def _write_manifest(
 ) -> Manifest:
     """Merges the scenes' tables, by name; manifest.json last."""
     results = sorted(results, key=lambda r: r.scene)
-    tables = (_read_table(storage.join(out, f"{r.scene}.frames.parquet")) for r in results)
+    tables = (shards.read_parquet(storage.join(out, f"{r.scene}.frames.parquet")) for r in results)
     shards.write_parquet(storage.join(out, MANIFEST_TABLE), tables, _SCHEMA)
     hashes = {r.scene: r.sha256 for r in results}
     dropped = sum((Counter(r.dropped) for r in results), Counter())
@@ -360,15 +359,6 @@ def _write_manifest(
     value = {"schema": schema.SCHEMA_VERSION, "spec": to_dict(spec), "shards": hashes, **facts}
     shards.write_json(storage.join(out, MANIFEST_JSON), value)
     return Manifest(folder=out, reused=sum(r.reused for r in results), **facts)
-
-
-def _read_table(url: str) -> pa.Table:
-    # A file object of our own: given a path, Arrow would read partition columns out of its folders.
-    try:
-        with storage.open_read(url) as f:
-            return pq.ParquetFile(f).read()
-    except (OSError, pa.ArrowException) as error:
-        raise ShardError(f"{url}: unreadable ({error}); delete it and run again") from error
 
 
 def _failure_line(failures: dict[str, str], total: int) -> str:

@@ -40,10 +40,11 @@ class PhotoSource:
     name: str
     split: str = ""
     url: str
+    fingerprint: str = ""
 
     @contextmanager
-    def open(self) -> Iterator[Scene]:
-        """The folder as a scene. Raises SceneError if it has no photos (any more)."""
+    def open(self, labels: bool = True) -> Iterator[Scene]:
+        """The folder as a scene without labels. Raises SceneError if it has no photos any more."""
         photos = list_photos(self.url)
         if not photos:
             raise SceneError(f"{self.url}: no photos ({', '.join(SUFFIXES)}) in this folder")

@@ -15,7 +15,9 @@ Intrinsics are taken to count pixel centres at +0.5, which ScanNet does not say.
 import csv
 import io
 import logging
+import lzma
 import re
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -30,8 +32,8 @@ from preprocessing.sens import SensReader
 from preprocessing.splits import read_scannet_splits
 from spa3r.errors import FormatError, ImageError, SceneError
 from spa3r.images import EncodedDepth, EncodedImage, stored_size
-from spa3r.schema import DROP_DEPTH_IMAGE, DROP_POSE
-from spa3r.storage import exists, join, list_files, open_read, read_bytes
+from spa3r.schema import DROP_DEPTH_IMAGE, DROP_LABEL_IMAGE, DROP_POSE
+from spa3r.storage import exists, join, list_files, open_read, read_bytes, sha256
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +41,13 @@ LABEL_TABLE = "scannetv2-labels.combined.tsv"
 _NYU40_MAX = 40
 _LABEL_KINDS = ("label-filt", "label")  # the cleaned-up labels first
 _MAX_LABEL_BYTES = 1 << 26
+# zipfile answers a changed byte with any of these: RuntimeError for a member that now claims to be
+# encrypted, NotImplementedError for another version or method, OverflowError for a place beyond
+# any file. OSError (a place before the file) is not here: while reading it may be the disk's.
+_ZIP_DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+    *(EOFError, NotImplementedError, OverflowError, RuntimeError, ValueError),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,11 +61,13 @@ class ScannetSource:
     kind: Literal["sens", "export"]
     label_table: str = ""
     """URL of the dataset's label table; "" when it has none: labels are then ignored."""
+    fingerprint: str = ""
+    """Hex SHA-256 of the label table; "" when there is none."""
 
     @contextmanager
-    def open(self) -> Iterator[Scene]:
-        """The open scan. Raises FormatError, SceneError."""
-        table = read_label_table(self.label_table) if self.label_table else None
+    def open(self, labels: bool = True) -> Iterator[Scene]:
+        """The open scan, without its labels if so wanted. Raises FormatError, SceneError."""
+        table = read_label_table(self.label_table) if labels and self.label_table else None
         with ExitStack() as stack:
             if self.kind == "export":
                 yield ExportedScene(self.url, table)
@@ -74,7 +85,7 @@ def find_scans(root: str) -> list[ScannetSource]:
     home = root.rpartition("/")[0] if root.endswith(".sens") else root
     split_of = read_scannet_splits(home)
     table = join(home, LABEL_TABLE)
-    label_table = table if exists(table) else ""
+    label_table, fingerprint = (table, sha256(table)) if exists(table) else ("", "")
     sources = [
         ScannetSource(
             name=scene_name(url),
@@ -82,6 +93,7 @@ def find_scans(root: str) -> list[ScannetSource]:
             url=url,
             kind=kind,
             label_table=label_table,
+            fingerprint=fingerprint,
         )
         for url, kind in _scans_in(root)
     ]
@@ -141,7 +153,7 @@ def _open_zip(url: str) -> Iterator[zipfile.ZipFile]:
     with open_read(url) as f:
         try:
             archive = zipfile.ZipFile(f)
-        except zipfile.BadZipFile as error:
+        except (*_ZIP_DAMAGE, OSError) as error:
             raise FormatError(f"{url}: damaged archive; delete or download it again") from error
         with archive:
             yield archive
@@ -166,20 +178,24 @@ class LabelledSens:
         self.problems = reader.problems
 
     def frames(self, stride: int = 1) -> Iterator[Frame | Damage]:
-        """As SensReader.frames, with labels where the archive has them."""
+        """As SensReader.frames, with labels where the archive has them; Damage where it lies."""
         for frame in self._reader.frames(stride):
-            if isinstance(frame, Frame) and frame.index in self._members:
-                frame = replace(frame, labels=self._label(frame.index))
-            yield frame
+            member = self._members.get(frame.index)
+            if isinstance(frame, Frame) and member is not None:
+                yield self._labelled(frame, member)
+            else:
+                yield frame
 
-    def _label(self, index: int) -> bytes:
-        member = self._members[index]
-        if member.file_size > _MAX_LABEL_BYTES:
-            raise FormatError(f"{self._url}: {member.filename} claims {member.file_size} bytes")
-        try:
-            return self._archive.read(member)
-        except (zipfile.BadZipFile, zlib.error) as error:
-            raise FormatError(f"{self._url}: {member.filename} is damaged ({error})") from error
+    def _labelled(self, frame: Frame, member: zipfile.ZipInfo) -> Frame | Damage:
+        """The frame with its labels; Damage where they are: unlabelled it would hide that."""
+        wrong = f"claims {member.file_size} bytes at {member.header_offset}"
+        if member.file_size <= _MAX_LABEL_BYTES and member.header_offset >= 0:
+            try:
+                return replace(frame, labels=self._archive.read(member))
+            except _ZIP_DAMAGE as error:
+                wrong = f"is damaged ({error})"
+        detail = f"{self._url}: {member.filename} {wrong}"
+        return Damage(index=frame.index, reason=DROP_LABEL_IMAGE, detail=detail)
 
 
 # --- exported folders -----------------------------------------------------------------------------

@@ -89,8 +89,16 @@ class SceneSource(Protocol):
         """File or folder the scene is read from."""
         ...
 
-    def open(self) -> AbstractContextManager[Scene]:
-        """Raises FormatError (not such a file), SceneError (missing or empty)."""
+    @property
+    def fingerprint(self) -> str:
+        """Of files that the dataset's scenes share and that change what is read; "" for none."""
+        ...
+
+    def open(self, labels: bool = True) -> AbstractContextManager[Scene]:
+        """Without `labels` they are not read, so nothing wrong with them matters.
+
+        Raises FormatError (not such a file), SceneError (missing or empty).
+        """
         ...
 
 

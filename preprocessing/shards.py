@@ -209,6 +209,16 @@ def write_parquet(url: str, tables: Iterable[pa.Table], schema: pa.Schema) -> Fi
     return hashing.mark
 
 
+def read_parquet(url: str) -> pa.Table:
+    """A whole table that a stage wrote. Raises ShardError: absent or damaged."""
+    # A file object of our own: given a path, Arrow would read partition columns out of its folders.
+    try:
+        with storage.open_read(url) as f:
+            return pq.ParquetFile(f).read()
+    except (OSError, pa.ArrowException) as error:
+        raise ShardError(f"{url}: unreadable ({error}); delete it and run again") from error
+
+
 # --- sidecars -------------------------------------------------------------------------------------
 
 

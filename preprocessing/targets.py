@@ -16,13 +16,12 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -42,7 +41,9 @@ from spa3r.data.targets import (
     SEMANTIC_COLUMNS,
     SEMANTIC_TABLE,
     STATS_FILE,
+    Layout,
     draw_split,
+    parse_tensors,
 )
 from spa3r.errors import ShardError
 from spa3r.progress import meter
@@ -123,20 +124,17 @@ def write_targets(
     geometric = geometric or build_geometric(teacher, device=device)
     semantic = semantic or build_semantic(teacher, device=device)
     answers = TeacherAnswers(table, teacher, geometric, semantic, device=device)
-    references = {
-        "geometric": geometric.reference(),
-        "semantic": semantic.reference() if semantic else None,
-    }
-    same = [references, geometric.hash, semantic and semantic.hash, split, schema.SCHEMA_VERSION]
+    references = _references(geometric, semantic)
+    same = [*_made_by(teacher, geometric, semantic), split, schema.SCHEMA_VERSION]
     jobs = [
         _Job(
             out=out, scene=scene, split=split, clips=tuple(of_scene),
-            spec_hash=config_hash(clips, teacher, [*same, table.shard_hash(scene)]),
+            spec_hash=config_hash(clips, same, table.shard_hash(scene), _ids(of_scene)),
         )
         for scene, of_scene in sorted(drawn.items())
     ]  # fmt: skip
     reused = _write_scenes(answers, jobs, workers)
-    facts = _merge(out, [job.scene for job in jobs], has_semantic=semantic is not None)
+    facts = _merge(out, [job.scene for job in jobs], _widths(teacher, semantic is not None))
     facts |= {"data_hash": table.data_hash, "dropped": dropped}
     made_with = {
         "schema": schema.SCHEMA_VERSION, "split": split, "clip_spec": to_dict(clips),
@@ -144,6 +142,27 @@ def write_targets(
     }  # fmt: skip
     shards.write_json(storage.join(out, MANIFEST_FILE), made_with | facts)
     return TargetManifest(folder=out, reused=reused, **facts)
+
+
+def _made_by(
+    spec: TeacherSpec, geometric: GeometricTeacher, semantic: SemanticTeacher | None
+) -> list[Any]:
+    """All that decides the teachers' numbers; weights that only moved give the same targets."""
+    nowhere = replace(spec, geometric_uri="", semantic_uri="")
+    teachers = [geometric, semantic] if semantic else [geometric]
+    return [to_dict(nowhere), [[teacher.hash, teacher.precision] for teacher in teachers]]
+
+
+def _references(geometric: GeometricTeacher, semantic: SemanticTeacher | None) -> dict[str, Any]:
+    return {
+        "geometric": geometric.reference(),
+        "semantic": semantic.reference() if semantic else None,
+    }
+
+
+def _ids(clips: Sequence[Clip]) -> list[str]:
+    """Each holds its clip's dataset, scene, ordered frames, partition and mirror."""
+    return [clip.id for clip in clips]
 
 
 def _write_scenes(answers: TeacherAnswers, jobs: Sequence[_Job], workers: int) -> int:
@@ -320,16 +339,27 @@ def _publish(url: str, data: bytes) -> shards.FileMark:
 # --- the split ------------------------------------------------------------------------------------
 
 
-def _merge(out: str, scenes: Sequence[str], *, has_semantic: bool) -> dict[str, Any]:
-    """The split's tables and statistics out of finished scenes, sorted; facts about them."""
+def _widths(teacher: TeacherSpec, has_semantic: bool) -> dict[str, int]:
+    """Channels of each kind of value that is summed up."""
+    widths = {"geo": teacher.width, "depth": 1}
+    return widths | {"sem": teacher.semantic_width} if has_semantic else widths
+
+
+def _merge(out: str, scenes: Sequence[str], widths: Mapping[str, int]) -> dict[str, Any]:
+    """The split's tables and statistics out of finished scenes, sorted; facts about them.
+
+    Raises:
+        ShardError: a scene's file is damaged, or the split's cannot be written.
+    """
     names = {CLIP_TABLE: _CLIP_SCHEMA}
-    if has_semantic:
+    if "sem" in widths:
         names[SEMANTIC_TABLE] = _SEMANTIC_SCHEMA
     for name, arrow_schema in names.items():
-        tables = (_read_table(storage.join(out, f"{scene}.{name}")) for scene in scenes)
+        tables = (shards.read_parquet(storage.join(out, f"{scene}.{name}")) for scene in scenes)
         shards.write_parquet(storage.join(out, name), tables, arrow_schema)
-    sums = (storage.read_bytes(storage.join(out, f"{scene}.{STATS_FILE}")) for scene in scenes)
-    stats = mean_and_std(safetensors.torch.load(payload) for payload in sums)
+    stats = mean_and_std(
+        _read_sums(storage.join(out, f"{scene}.{STATS_FILE}"), widths) for scene in scenes
+    )
     _publish(storage.join(out, STATS_FILE), safetensors.torch.save(stats))
     sidecars = {scene: shards.read_sidecar(out, scene) for scene in scenes}
     files = {scene: sidecar["files"] for scene, sidecar in sidecars.items()}
@@ -341,9 +371,15 @@ def _merge(out: str, scenes: Sequence[str], *, has_semantic: bool) -> dict[str, 
     }
 
 
-def _read_table(url: str) -> pa.Table:
+def _read_sums(url: str, widths: Mapping[str, int]) -> dict[str, Tensor]:
+    """The states of one scene's ChannelSums."""
+    layout: Layout = {}
+    for kind, width in widths.items():
+        for name, size in (("count", 1), ("sum", width), ("squares", width)):
+            layout[f"{kind}_{name}"] = ((size,), torch.float64)
+    cure = "delete it and run again"  # with its size unchanged, a run alone would use it again
     try:
-        with storage.open_read(url) as f:
-            return pq.ParquetFile(f).read()
-    except (OSError, pa.ArrowException) as error:
-        raise ShardError(f"{url}: unreadable ({error}); delete it and run again") from error
+        payload = storage.read_bytes(url)
+    except OSError as error:
+        raise ShardError(f"{url}: cannot be read ({error.strerror or error}); {cure}") from error
+    return parse_tensors(payload, layout, url, cure=cure)

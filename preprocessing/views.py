@@ -39,7 +39,7 @@ def read_views(
     spec = IngestSpec(width=width, multiple=multiple)
     good: list[dict[str, np.ndarray]] = []
     reasons: set[str] = set()
-    with scenes[0].open() as scene:
+    with scenes[0].open(labels=False) as scene:
         stride = max(1, len(scene.indices) // (_CANDIDATES_PER_VIEW * max_views))
         for frame in scene.frames(stride):
             found = frame.reason if isinstance(frame, Damage) else _view(frame, spec)

@@ -1,6 +1,6 @@
 """Pinhole cameras and rigid poses in numpy, float64.
 
-Legend: V views, N points, H W pixels. Transforms are named by arrow, `b_from_a_44` takes points of
+Legend: N M points, H W pixels. Transforms are named by arrow, `b_from_a_44` takes points of
 frame a to frame b; a camera's pose is `world_from_camera`. Lengths in metres, OpenCV axes (x right,
 y down, z forward), pixel centres at +0.5, depth is z-depth with 0 = no measurement.
 """
@@ -51,22 +51,6 @@ def compose(c_from_b_44: np.ndarray, b_from_a_44: np.ndarray) -> np.ndarray:
     _expect(c_from_b_44, (4, 4), "c_from_b_44")
     _expect(b_from_a_44, (4, 4), "b_from_a_44")
     return c_from_b_44.astype(np.float64) @ b_from_a_44.astype(np.float64)
-
-
-def relative_poses(world_from_camera_V44: np.ndarray, reference: int = 0) -> np.ndarray:
-    """Poses (V, 4, 4) with the reference view's camera as the world; its own is the identity."""
-    _expect(world_from_camera_V44, (None, 4, 4), "world_from_camera_V44")
-    return compose(invert_rigid(world_from_camera_V44[reference]), world_from_camera_V44)
-
-
-def rotation_angle(world_from_a_44: np.ndarray, world_from_b_44: np.ndarray) -> np.ndarray:
-    """Angle in radians, 0..pi, of the rotation between two poses; leading dimensions broadcast."""
-    relative = compose(invert_rigid(world_from_a_44), world_from_b_44)[..., :3, :3]
-    cosine = (np.trace(relative, axis1=-2, axis2=-1) - 1) / 2
-    # The arc cosine loses half the digits near 0 and pi, where the antisymmetric part is exact.
-    skew = relative - np.swapaxes(relative, -1, -2)
-    sine = np.sqrt((skew**2).sum(axis=(-2, -1)) / 8)
-    return np.arctan2(sine, cosine)
 
 
 def transform_points(b_from_a_44: np.ndarray, points_a_N3: np.ndarray) -> np.ndarray:
@@ -126,19 +110,3 @@ def depth_residuals(
     column_M, row_M = uv_N2[inside_N].astype(np.int64).T
     measured_M = depth_b_HW[row_M, column_M].astype(np.float64)
     return (z_N[inside_N] - measured_M)[measured_M > 0]
-
-
-def view_overlap(
-    depth_a_HW: np.ndarray,
-    depth_b_HW: np.ndarray,
-    K_a_33: np.ndarray,
-    K_b_33: np.ndarray,
-    b_from_a_44: np.ndarray,
-    tolerance: float = 0.05,
-) -> float:
-    """Share of view a's measured pixels that b sees too, within tolerance metres in z; 0..1."""
-    measured = int((depth_a_HW > 0).sum())
-    if measured == 0:
-        return 0.0
-    residuals_M = depth_residuals(depth_a_HW, depth_b_HW, K_a_33, K_b_33, b_from_a_44)
-    return float((np.abs(residuals_M) <= tolerance).sum() / measured)

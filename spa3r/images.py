@@ -79,10 +79,10 @@ class WorkingSize:
 
 
 def fit_size(source: tuple[int, int], width: int, multiple: int) -> WorkingSize:
-    """Scales to the working width, the height by the same ratio, crops both to a multiple.
+    """Scales to exactly `width`, the height by the same ratio, crops both to a multiple.
 
-    640 x 480 at width 518 and multiple 14 becomes 518 x 388, cropped to 518 x 378: the published
-    pre-processing (reference.md 2.2 #16).
+    The height is rounded; the published release cuts its fraction off, and so may have a row less
+    before the crop. At width 518, multiple 14: 640 x 480 -> 518 x 388 -> 518 x 378 by both.
 
     Raises:
         ImageError: so flat that no multiple is left, or so tall that a side passes MAX_SIDE.

@@ -72,7 +72,8 @@ class TeacherAnswers:
         """Targets of clips that agree in view count, context count and size; one teacher call.
 
         Raises:
-            TeacherError: the views lack what the teacher needs; names the scenes.
+            TeacherError: the views lack what the teacher needs, names the scenes; or a camera that
+                is not finite, names the clip.
             ShardError, SceneError: as load_views.
         """
         views = stack_views([self._views(clip) for clip in clips])
@@ -82,6 +83,7 @@ class TeacherAnswers:
                 targets = self._geometric.answer(stats, views)
             else:
                 targets = self._geometric(views)
+        _check_cameras(targets, clips)
         return replace(
             targets,
             tokens_BVND=targets.tokens_BVND.to(self._dtype),
@@ -127,6 +129,23 @@ class TeacherAnswers:
 def frame_keys(clip: Clip) -> list[FrameKey]:
     """The clip's frames in order, as keys of per-frame tokens."""
     return [(clip.scene, frame, clip.mirror) for frame in clip.frames]
+
+
+def _check_cameras(targets: GeometricTargets, clips: Sequence[Clip]) -> None:
+    """Refuses cameras that no student could learn from.
+
+    VGGT's camera head ends in a ReLU, so its field of view can be 0 and its focal length infinite.
+    """
+    cameras = (targets.camera_from_world_BV44, targets.K_BV33)
+    finite_BV = torch.stack([x.isfinite().flatten(2).all(-1) for x in cameras]).all(0)
+    if finite_BV.all():
+        return
+    clip, view = (int(i) for i in (~finite_BV).nonzero()[0])
+    raise TeacherError(
+        f"clip {clips[clip].id}: the teacher's camera of view {view} (frame"
+        f" {clips[clip].frames[view]}) is not finite; drop that frame, or set"
+        " teacher.cameras='dataset' if the scan has poses"
+    )
 
 
 @contextmanager

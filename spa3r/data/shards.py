@@ -90,11 +90,6 @@ class ShardReader:
             return file
 
 
-def read_part(url: str, offset: int, size: int) -> bytes:
-    """One bounded read, for occasional use; see ShardReader.read."""
-    return ShardReader(max_open=1).read(url, offset, size)
-
-
 def iter_samples(url: str) -> Iterator[dict[str, Any]]:
     """Samples of a shard in order, as WebDataset dictionaries: "__key__" and payloads by part.
 
@@ -137,6 +132,7 @@ class FrameTable:
     def __init__(self, folder: str | Path, reader: ShardReader | None = None) -> None:
         self.folder = str(folder)
         self._reader = reader or ShardReader()
+        self._manifest_url = storage.join(self.folder, "manifest.json")
         self.manifest: dict[str, Any] = self._read_manifest()
         self._rows = self._read_rows()
         self._first, self._frames = self._index_scenes()
@@ -149,7 +145,10 @@ class FrameTable:
     def shard_hash(self, scene: str) -> str:
         """Hex SHA-256 of one scene's shard, as recorded when it was written."""
         self._require(scene)
-        return self.manifest["shards"][scene]
+        hashes = self.manifest["shards"]
+        if scene not in hashes:
+            raise ShardError(f"{self._manifest_url}: no shard of scene {scene}; {_CURE}")
+        return hashes[scene]
 
     def scenes(self, split: str | None = None) -> list[str]:
         """Sorted names of the scenes, all or of one split ("" = scenes without a split)."""
@@ -241,12 +240,14 @@ class FrameTable:
             raise ShardError(f"{self.folder}: no scene {scene!r} in the manifest; ingest it first")
 
     def _read_manifest(self) -> dict[str, Any]:
-        url = storage.join(self.folder, "manifest.json")
+        url = self._manifest_url
         if not storage.exists(url):
             raise ShardError(f"{url}: absent; run `spa3r ingest` first, or again if it was stopped")
         manifest = storage.read_json(url)
         if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA_VERSION:
             raise ShardError(f"{url}: not of schema {SCHEMA_VERSION}; {_CURE}")
+        if not isinstance(manifest.get("shards"), dict) or "data_hash" not in manifest:
+            raise ShardError(f"{url}: not a manifest of frames; {_CURE}")
         return manifest
 
     def _read_rows(self) -> pa.Table:

@@ -78,6 +78,12 @@ def draw_split(
         except SceneError as error:
             dropped[scene] = str(error)
     if not drawn:
+        if not dropped and table.scenes("") == table.scenes():
+            raise SceneError(
+                f"{table.folder}: no scene belongs to a split, so none to {split!r}; put"
+                " scannetv2_train.txt and scannetv2_val.txt, one scan name per line, beside the"
+                " scans and ingest again"
+            )
         why = f"; the first: {next(iter(dropped.values()))}" if dropped else ""
         raise SceneError(
             f"{table.folder}: none of {len(dropped)} scenes of split {split!r} gives a clip{why}"
@@ -327,8 +333,13 @@ class _FrameIndex:
         return _Place(*columns)
 
 
-def parse_tensors(payload: bytes, layout: Layout, where: str) -> dict[str, Tensor]:
+def parse_tensors(
+    payload: bytes, layout: Layout, where: str, *, cure: str = _CURE
+) -> dict[str, Tensor]:
     """Tensors of a safetensors payload that must hold exactly those of the layout.
+
+    Args:
+        where, cure: what an error begins with, and what it tells to do.
 
     Raises:
         ShardError: damaged, or other names, shapes or dtypes.
@@ -336,12 +347,12 @@ def parse_tensors(payload: bytes, layout: Layout, where: str) -> dict[str, Tenso
     try:
         tensors = safetensors.torch.load(payload)
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ShardError(f"{where}: damaged ({error}); {_CURE}") from error
+        raise ShardError(f"{where}: damaged ({error}); {cure}") from error
     found = {name: (tuple(t.shape), t.dtype) for name, t in tensors.items()}
     if found != layout:
         wrong = sorted(n for n in {*found, *layout} if found.get(n) != layout.get(n))
         said = ", ".join(f"{n}: {found.get(n)}, not {layout.get(n)}" for n in wrong)
-        raise ShardError(f"{where}: {said}; {_CURE}")
+        raise ShardError(f"{where}: {said}; {cure}")
     return tensors
 
 

@@ -36,12 +36,15 @@ class GeometricTeacher(Protocol):
     """Frozen; always in eval mode; the same input gives the same output.
 
     `hash` identifies code-independent content (weights and variant) and enters every target key;
+    `precision` ("float32" or "bfloat16", of its matrix products) enters it too, but is no part of
+    who the teacher is: an encoder taught on a GPU is used on a CPU;
     `reference()` is what a registered encoder records of it: {"kind", "uri", "hash", "variant"}.
     """
 
     patch_size: int
     width: int
     hash: str
+    precision: str
 
     def reference(self) -> dict[str, str]: ...
 
@@ -49,10 +52,11 @@ class GeometricTeacher(Protocol):
 
 
 class SemanticTeacher(Protocol):
-    """Frozen; looks at each frame alone."""
+    """Frozen; looks at each frame alone. `hash`, `precision`, `reference()` as GeometricTeacher."""
 
     width: int
     hash: str
+    precision: str
 
     def reference(self) -> dict[str, str]: ...
 

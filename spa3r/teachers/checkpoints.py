@@ -6,6 +6,7 @@ import json
 import logging
 import pickle
 import re
+import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,11 @@ log = logging.getLogger(__name__)
 FILE_NAMES = ("model.safetensors", "model.pt")
 """What a folder or repository is searched for, in this order."""
 PICKLED_SUFFIXES = (".pt", ".pth", ".bin")
+# What torch.load raises, besides UnpicklingError, for files whose bytes were changed or cut.
+_DAMAGE = (
+    *(RuntimeError, EOFError, ValueError, TypeError, AttributeError, LookupError, AssertionError),
+    struct.error,
+)
 
 
 def load_state_dict(uri: str | Path) -> dict[str, Tensor]:
@@ -148,7 +154,7 @@ def _read(file: str) -> dict[str, Tensor]:
         raise WeightsError(
             f"{file}: not tensors alone (pickled objects are never run); convert to .safetensors"
         ) from error
-    except (RuntimeError, EOFError) as error:
+    except _DAMAGE as error:
         reason = str(error).splitlines()[0] if str(error) else "it ends early"
         raise WeightsError(f"{file}: damaged ({reason}); fetch it again") from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):

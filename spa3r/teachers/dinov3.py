@@ -40,7 +40,7 @@ class DinoV3Teacher:
     def __init__(self, model: DINOv3ViTModel, *, uri: str) -> None:
         self.model = model.requires_grad_(False).eval()
         self.uri = uri
-        self.width = int(model.config.hidden_size)
+        self.width, self.precision = int(model.config.hidden_size), "float32"
         self._side = SIDE // model.embeddings.patch_embeddings.kernel_size[0]
         self.hash = config_hash(state_hash(model.state_dict()), SIDE)
 

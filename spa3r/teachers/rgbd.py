@@ -43,6 +43,7 @@ class RgbdTeacher:
 
     def __init__(self, spec: TeacherSpec) -> None:
         self.patch_size, self.width = spec.patch_size, spec.width
+        self.precision = "float32"
         groups = {name: list(group) for name, group in GROUPS.items()}
         self.hash = config_hash(
             ["rgbd", VERSION, spec.width, spec.seed, spec.patch_size, groups, FREQUENCIES]
@@ -95,7 +96,7 @@ class LabelTeacher:
     """
 
     def __init__(self, spec: TeacherSpec) -> None:
-        self.width = spec.semantic_width
+        self.width, self.precision = spec.semantic_width, "float32"
         self.hash = config_hash(["labels", VERSION, spec.semantic_width, spec.seed])
         self._projection_LD = _projection("labels", NUM_LABELS, spec.semantic_width, spec.seed)
 
@@ -112,8 +113,10 @@ class LabelTeacher:
         labels_BVHW = views.labels_BVHW
         if labels_BVHW is None:
             raise TeacherError(
-                "the labels teacher needs label images, which this data lacks: set"
-                " teacher.semantic='none' and model.semantic=false, or teacher.semantic='dinov3'"
+                "the labels teacher needs label images, which this data lacks: ScanNet's are read"
+                " only with scannetv2-labels.combined.tsv beside the scans (put it there and ingest"
+                " again); without labels set teacher.semantic='none' and model.semantic=false, or"
+                " teacher.semantic='dinov3'"
             )
         if int(labels_BVHW.max()) >= NUM_LABELS:
             raise TeacherError(f"label {int(labels_BVHW.max())} is not an NYU40 id (0..40)")

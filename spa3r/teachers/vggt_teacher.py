@@ -43,7 +43,7 @@ class VggtTeacher:
         self.uri = uri
         self.passes = passes
         self.cameras = cameras
-        self.autocast = autocast
+        self.precision = "bfloat16" if autocast else "float32"
         config = model.config
         self.patch_size = config.aggregator.patch_size
         self.width = 2 * config.aggregator.embed_dim
@@ -103,7 +103,7 @@ class VggtTeacher:
         if self.cameras == "teacher" and not only_last:
             layers |= set(self.model.config.dpt.layers)
         device = images_BV3HW.device.type
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=self.autocast):
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=self.precision == "bfloat16"):
             levels = self.model.aggregator(images_BV3HW, is_target_BV, layers=layers)
         return {layer: tokens.float() for layer, tokens in levels.items()}
 

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -25,7 +26,17 @@ def variants(names: list[str], group: str, depth: int = 1) -> list[tuple[str, st
     return found
 
 
+def read_keymap(name: str) -> dict[str, Any]:
+    """golden/keymap_<name>.json; the test is skipped where the folder has none."""
+    path = shared_folder() / "golden" / f"keymap_{name}.json"
+    if not path.is_file():
+        pytest.skip(f"no {path}")
+    return json.loads(path.read_text())
+
+
 class Golden:
+    """A fixture; the `Case` classes of single tests add what they alone need."""
+
     def __init__(self, name: str) -> None:
         folder = shared_folder() / "golden"
         self.spec: dict[str, Any] = json.loads((folder / f"{name}.json").read_text())
@@ -40,6 +51,7 @@ class Golden:
         return {k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)}
 
     def close(self, ours: Tensor, name: str) -> None:
+        """Compares with outputs/<name> within the tolerance that the fixture states."""
         tolerance = self.spec["tolerance"]
         torch.testing.assert_close(
             ours,

@@ -5,10 +5,11 @@ import torch
 from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
 from spa3r.teachers.base import ClipViews
-from spa3r.teachers.dinov3 import DinoV3Teacher, load_dinov3, squash
-from tests.parity.golden import Golden, named, variants
+from spa3r.teachers.dinov3 import VITL16, DinoV3Teacher, load_dinov3, squash
+from tests.parity.golden import Golden, named, read_keymap, variants
 
 NAMES = named("dinov3")
+SIZES = variants(NAMES, "inputs/pixel_values/")
 
 
 def teacher(golden: Golden) -> DinoV3Teacher:
@@ -17,7 +18,7 @@ def teacher(golden: Golden) -> DinoV3Teacher:
     return DinoV3Teacher(model, uri="golden")
 
 
-@pytest.mark.parametrize(("name", "size"), variants(NAMES, "inputs/pixel_values/"))
+@pytest.mark.parametrize(("name", "size"), SIZES)
 def test_network(name: str, size: str) -> None:
     golden = Golden(name)
     with torch.no_grad():
@@ -48,3 +49,13 @@ def test_teacher(name: str, size: str) -> None:
     views = ClipViews(images_BV3HW=images, is_target_BV=torch.zeros(images.shape[:2]).bool())
     features = teacher(golden)(views, (height // 14, width // 14))
     golden.close(features, f"extract/{size}/features")
+
+
+def test_names_and_shapes_equal_the_published_file() -> None:
+    keymap = read_keymap("dinov3_vitl16")
+    published = {
+        key: torch.empty(shape, device="meta") for key, shape, _ in keymap["hf_keys_on_disk"]
+    }
+    with torch.device("meta"):
+        model = DINOv3ViTModel(DINOv3ViTConfig.from_dict(VITL16))
+    load_dinov3(model, published)  # raises WeightsError naming every misfit

@@ -1,10 +1,7 @@
 """PRoPE, attention, encoder and decoder against the published code's numbers (prope_small)."""
 
-import json
-
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from spa3r.models.attention import Attention
@@ -12,47 +9,34 @@ from spa3r.models.cameras import projections
 from spa3r.models.prope import DecoderPosition, prope_attention, prope_matrices
 from spa3r.models.rope import EncoderPosition, ray_table, rope_table
 from spa3r.models.transformer import Transformer
-from tests.conftest import golden_names, shared_folder
+from tests.parity.golden import Golden, named
 
+NAMES = named("prope")
 CPU = torch.device("cpu")
 
 
-class Case:
-    """One fixture: its configuration, tensors and tolerance."""
+class Case(Golden):
+    """A fixture whose variants are replayed through our modules."""
 
     def __init__(self, name: str) -> None:
-        folder = shared_folder() / "golden"
-        self.spec = json.loads((folder / f"{name}.json").read_text())
-        self.config = self.spec["config"]
-        self.tensors = load_file(folder / f"{name}.safetensors")
+        super().__init__(name)
         self.grid_hw = (self.config["patches_y"], self.config["patches_x"])
         self.patch_size = self.config["image_width"] // self.config["patches_x"]
         self.base = self.config["freq_base"]
 
-    def __getitem__(self, name: str) -> Tensor:
-        return self.tensors[name]
-
-    def weights(self, variant: str) -> dict[str, Tensor]:
-        prefix = f"weights/{variant}/"
-        return {k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)}
-
-    def inputs(self, variant: str) -> dict[str, Tensor]:
-        prefix = f"inputs/{variant}/"
-        return {k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)}
-
     def close(self, ours: Tensor, name: str) -> None:
-        theirs = self.tensors[f"outputs/{name}"]
-        torch.testing.assert_close(ours.to(theirs.dtype), theirs, **self.spec["tolerance"])
+        """As Golden's; we compute some of these in float64."""
+        super().close(ours.to(self.tensors[f"outputs/{name}"].dtype), name)
 
     def matrices(self, variant: str, *, with_K: bool = True) -> Tensor:
-        given = self.inputs(variant)
+        given = self.below(f"inputs/{variant}/")
         K = given["Ks"] if with_K else None
         P, _ = projections(given["viewmats"], K, self.grid_hw, self.patch_size)
         channels = given["q"].shape[-1]
         return prope_matrices(P, self.grid_hw, channels, self.base, given.get("spatial_mask"))
 
     def decoder_position(self) -> DecoderPosition:
-        given, module = self.inputs("module"), self.config["module"]
+        given, module = self.below("inputs/module/"), self.config["module"]
         P, inverse = projections(given["viewmats"], given["Ks"], self.grid_hw, self.patch_size)
         channels = module["dim"] // module["heads"]
         return DecoderPosition(
@@ -66,16 +50,12 @@ class Case:
         module = self.config["module"]
         registers = module["num_register_tokens"]
         model = Transformer(module["dim"], module["depth"], module["heads"], 4, registers)
-        model.load_state_dict(self.weights(variant))
+        model.load_state_dict(self.below(f"weights/{variant}/"))
         return model
 
 
-def cases() -> list[str]:
-    return [name for name in golden_names() if name.startswith("prope")]
-
-
-@pytest.fixture(params=cases() or ["absent"])
-def case(request, shared) -> Case:
+@pytest.fixture(params=NAMES)
+def case(request) -> Case:
     return Case(request.param)
 
 
@@ -86,7 +66,7 @@ def variants(case: Case) -> list[str]:
 def test_oracle_attention(case):
     checked = 0
     for variant in variants(case):
-        given = case.inputs(variant)
+        given = case.below(f"inputs/{variant}/")
         if "q" not in given:
             continue
         source = "spa3r" if "spatial_mask" in given else "orig"
@@ -103,7 +83,7 @@ def test_oracle_attention(case):
 
 def test_oracle_transforms(case):
     for variant in variants(case):
-        given = case.inputs(variant)
+        given = case.below(f"inputs/{variant}/")
         if "q" not in given:
             continue
         source = "spa3r" if "spatial_mask" in given else "orig"
@@ -123,7 +103,7 @@ def test_oracle_transforms(case):
 def test_attention_module(case):
     module = case.config["module"]
     attention = Attention(module["dim"], module["heads"])
-    attention.load_state_dict(case.weights("attention"))
+    attention.load_state_dict(case.below("weights/attention/"))
     case.close(attention(case["inputs/module/x"], case.decoder_position()), "attention/out")
 
 

@@ -1,7 +1,5 @@
 """VGGT against the published code's numbers (fixtures vggt_*, keymap_vggt_1b)."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,21 +10,20 @@ from spa3r.teachers.camera_head import CameraHead, CameraHeadConfig
 from spa3r.teachers.checkpoints import load_strict
 from spa3r.teachers.dinov2 import DinoV2, DinoV2Config
 from spa3r.teachers.dpt_head import DptConfig, DptHead, uv_coordinates, uv_embedding
-from spa3r.teachers.pose_encoding import (
-    decode_cameras,
-    encode_cameras,
-    matrix_to_quaternion,
-    quaternion_to_matrix,
-)
+from spa3r.teachers.pose_encoding import decode_cameras, quaternion_to_matrix
 from spa3r.teachers.rope import patch_positions, rotate, view_rope
 from spa3r.teachers.vggt import RMS_UNUSED, UNUSED_PREFIXES, Vggt, VggtConfig
 from spa3r.teachers.vggt_aggregator import Aggregator, AggregatorConfig
-from tests.parity.golden import Golden, named, variants
+from tests.parity.golden import Golden, named, read_keymap, variants
 
-AGGREGATORS = named("vggt_aggregator")
-MASKED = named("vggt_masked")
+AGGREGATORS = variants(named("vggt_aggregator"), "weights/")
+MASKS = [
+    (name, output)
+    for name, output in variants(named("vggt_masked"), "outputs/", depth=2)
+    if "aggregated" not in output and "attn_mask" not in output
+]
 CAMERA_HEADS = named("vggt_camera_head")
-DEPTH_HEADS = named("vggt_depth_head")
+DPT_HEADS = variants(named("vggt_depth_head"), "weights/")
 AGGREGATOR_FIELDS = (
     *("patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "num_register_tokens"),
     *("rope_freq", "init_values"),
@@ -51,7 +48,7 @@ def without_gradients():
         yield
 
 
-@pytest.mark.parametrize(("name", "variant"), variants(AGGREGATORS, "weights/"))
+@pytest.mark.parametrize(("name", "variant"), AGGREGATORS)
 def test_aggregator(name: str, variant: str) -> None:
     golden = Golden(name)
     config = golden.config[variant]
@@ -72,7 +69,7 @@ def test_aggregator(name: str, variant: str) -> None:
     assert checked
 
 
-@pytest.mark.parametrize(("name", "variant"), variants(AGGREGATORS, "weights/"))
+@pytest.mark.parametrize(("name", "variant"), AGGREGATORS)
 def test_patch_embedding(name: str, variant: str) -> None:
     golden = Golden(name)
     model = aggregator(golden.config[variant])
@@ -96,7 +93,7 @@ def test_patch_embedding(name: str, variant: str) -> None:
     golden.close(embed(frames), f"{where}/x_norm_patchtokens")
 
 
-@pytest.mark.parametrize("name", AGGREGATORS)
+@pytest.mark.parametrize("name", named("vggt_aggregator"))
 def test_rope(name: str) -> None:
     golden = Golden(name)
     q_BHTD, expected = golden["inputs/rope/q"], golden["outputs/rope_positions_yx"]
@@ -110,14 +107,7 @@ def test_rope(name: str) -> None:
     golden.close(rotate(q_BHTD.transpose(1, 2), rope).transpose(1, 2), "rope/q_rot")
 
 
-@pytest.mark.parametrize(
-    ("name", "case"),
-    [
-        (n, v)
-        for n, v in variants(MASKED, "outputs/", depth=2)
-        if "aggregated" not in v and "attn_mask" not in v
-    ],
-)
+@pytest.mark.parametrize(("name", "case"), MASKS)
 def test_masked_aggregator(name: str, case: str) -> None:
     golden = Golden(name)
     variant, mask = case.split("/")
@@ -168,11 +158,14 @@ def test_pose_encoding(name: str) -> None:
     golden.close(camera_from_world[..., :3, :], "pose/extrinsics_3x4")
     golden.close(camera_from_world.inverse(), "pose/c2w_4x4")
     golden.close(K, "pose/intrinsics")
-    golden.close(matrix_to_quaternion(camera_from_world[..., :3, :3]), "pose/mat_to_quat")
-    golden.close(encode_cameras(camera_from_world, K, (height, width)), "pose/roundtrip_enc")
-    special = quaternion_to_matrix(golden["inputs/quat/special_xyzw"])
-    golden.close(special, "quat/special_R")
-    golden.close(matrix_to_quaternion(special), "quat/special_back_xyzw")
+    # What the published code encodes from these cameras means the same cameras to us.
+    again, K_again = decode_cameras(golden["outputs/pose/roundtrip_enc"], (height, width))
+    golden.close(again, "pose/extrinsics_4x4")
+    golden.close(K_again, "pose/intrinsics")
+    rotation = quaternion_to_matrix(golden["outputs/pose/mat_to_quat"])
+    golden.close(torch.cat([rotation, camera_from_world[..., :3, 3:]], -1), "pose/extrinsics_3x4")
+    for given in ("inputs/quat/special_xyzw", "outputs/quat/special_back_xyzw"):
+        golden.close(quaternion_to_matrix(golden[given]), "quat/special_R")
 
 
 @pytest.mark.parametrize("name", CAMERA_HEADS)
@@ -206,7 +199,7 @@ def run_dpt(golden: Golden, head: DptHead) -> tuple[Tensor, Tensor]:
     return head([levels[str(i)][:, :, skip:] for i in layers], image_hw)
 
 
-@pytest.mark.parametrize(("name", "kind"), variants(DEPTH_HEADS, "weights/"))
+@pytest.mark.parametrize(("name", "kind"), DPT_HEADS)
 def test_dpt_head(name: str, kind: str) -> None:
     golden = Golden(name)
     head = dpt_head(golden, kind)
@@ -232,7 +225,7 @@ def test_dpt_head(name: str, kind: str) -> None:
         golden.close(corner, f"{kind}/depth_gt_patch_grid")
 
 
-@pytest.mark.parametrize(("name", "kind"), variants(DEPTH_HEADS, "weights/"))
+@pytest.mark.parametrize(("name", "kind"), DPT_HEADS)
 def test_chunks_of_views_change_nothing(
     name: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -244,7 +237,7 @@ def test_chunks_of_views_change_nothing(
         torch.testing.assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize(("name", "size"), variants(DEPTH_HEADS, "outputs/uv_grid/"))
+@pytest.mark.parametrize(("name", "size"), variants(named("vggt_depth_head"), "outputs/uv_grid/"))
 def test_uv_embedding(name: str, size: str) -> None:
     golden = Golden(name)
     width, height = map(int, size.split("x"))
@@ -261,8 +254,8 @@ def test_uv_embedding(name: str, size: str) -> None:
 
 
 @pytest.mark.parametrize("qk_norm", ["layernorm", "rms"])
-def test_names_and_shapes_equal_the_published_checkpoint(shared: Path, qk_norm: Any) -> None:
-    keymap = json.loads((shared / "golden" / "keymap_vggt_1b.json").read_text())
+def test_names_and_shapes_equal_the_published_checkpoint(qk_norm: Any) -> None:
+    keymap = read_keymap("vggt_1b")
     published = {key: tuple(shape) for key, shape, _ in keymap["keys"]}
     ignored = set(keymap["keys_ignored_by_MaskedVGGT_from_pretrained"])
     assert {key for key in published if RMS_UNUSED.fullmatch(key)} == ignored

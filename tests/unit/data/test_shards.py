@@ -12,7 +12,7 @@ import pytest
 from preprocessing.ingest import ingest_dataset
 from spa3r import storage
 from spa3r.config import IngestSpec
-from spa3r.data.shards import FrameTable, ShardReader, iter_samples, read_part
+from spa3r.data.shards import FrameTable, ShardReader, iter_samples
 from spa3r.errors import ShardError
 from spa3r.geometry import is_rigid
 from tests.sens_maker import make_dataset, pose
@@ -74,7 +74,9 @@ def test_samples_stream_in_order(folder: Path):
     table = FrameTable(folder)
     row = table.row("scene0000_00", 4)
     url = str(folder / row["shard"])
-    assert samples[3]["color.jpg"] == read_part(url, row["color_offset"], row["color_size"])
+    assert samples[3]["color.jpg"] == ShardReader().read(
+        url, row["color_offset"], row["color_size"]
+    )
     camera = json.loads(samples[3]["camera.json"])
     assert camera["K"] == row["K"] and camera["frame"] == 4
 
@@ -88,14 +90,14 @@ def test_memory_urls_read_alike(folder: Path):
         np.testing.assert_array_equal(a.color, b.color)
     assert len(list(iter_samples("memory://read-test/scene0000_00.tar"))) == 5
     with pytest.raises(ShardError, match="do not belong together"):
-        read_part("memory://read-test/scene0000_00.tar", 0, 1 << 40)
+        ShardReader().read("memory://read-test/scene0000_00.tar", 0, 1 << 40)
 
 
 @pytest.mark.parametrize(("offset", "size"), [(-1, 1), (0, 11), (10, 1), (0, -1), (1 << 60, 1)])
 def test_ranges_outside_the_file_are_refused(tmp_path: Path, offset: int, size: int):
     (tmp_path / "a.tar").write_bytes(b"0123456789")
     with pytest.raises(ShardError, match=r"a\.tar"):
-        read_part(str(tmp_path / "a.tar"), offset, size)
+        ShardReader().read(str(tmp_path / "a.tar"), offset, size)
 
 
 def test_few_files_stay_open_and_threads_agree(tmp_path: Path):
@@ -149,6 +151,23 @@ def test_missing_or_damaged_manifests(folder: Path, tmp_path: Path):
     (folder / "manifest.json").write_text('{"schema": 99}')
     with pytest.raises(ShardError, match=r"manifest\.json"):
         FrameTable(folder)
+
+
+@pytest.mark.parametrize("key", ["schema", "shards", "data_hash"])
+def test_a_manifest_without_its_keys_is_named(folder: Path, key: str):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest[key]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ShardError, match=r"manifest\.json: not .*run the stage"):
+        FrameTable(folder)
+
+
+def test_a_scene_without_its_hash_is_named(folder: Path):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["shards"]["scene0000_00"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ShardError, match=r"manifest\.json: no shard of scene scene0000_00"):
+        FrameTable(folder).shard_hash("scene0000_00")
 
 
 @pytest.mark.parametrize("keep", [0, 100, 700, 5000])

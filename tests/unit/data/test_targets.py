@@ -125,6 +125,25 @@ def test_teachers_that_lack_their_input_name_the_scene(tmp_path: Path) -> None:
         write(plain, tmp_path / "out", RGBD)
 
 
+def test_a_field_of_view_of_zero_is_refused_by_the_clips_name(
+    table: FrameTable, tmp_path: Path
+) -> None:
+    vggt, semantic = small_vggt(), small_dinov3()
+    with torch.no_grad():
+        vggt.camera_head.pose_branch.fc2.bias[7:] = -9  # the head's ReLU makes 0 of it
+    blind = VggtTeacher(vggt, uri="blind")
+    clips = draw_clips("box", "a", table.frames("a"), CLIPS)
+    refusal = rf"clip {clips[0].id}: .*camera of view 0 .*not finite"
+    with pytest.raises(TeacherError, match=refusal):
+        OnlineTargets(table, clips, VGGT, blind, semantic).load(clips[:1])
+    with pytest.raises(TeacherError, match=r"clip a-.*not finite"):
+        write_targets(
+            table, tmp_path, clips=CLIPS, teacher=VGGT, split="train", geometric=blind,
+            semantic=semantic,
+        )  # fmt: skip
+    assert not (tmp_path / "a.clips.tar").exists()
+
+
 def test_clips_of_different_grids_are_refused(tmp_path: Path) -> None:
     make_frames(tmp_path / "frames", {"a": 6})
     wide = FrameTable(make_frames(tmp_path / "wide", {"a": 6}, size=(70, 42)))

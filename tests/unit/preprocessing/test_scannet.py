@@ -10,12 +10,12 @@ import cv2
 import numpy as np
 import pytest
 
-from preprocessing import sources
+from preprocessing import scannet, sources
 from preprocessing.scannet import ScannetSource, find_scans, read_label_table
 from preprocessing.scene import Damage, Frame
 from spa3r.errors import ConfigError, FormatError, SceneError
 from spa3r.images import decode_color, decode_depth, decode_labels
-from spa3r.schema import DROP_DEPTH_IMAGE, DROP_POSE
+from spa3r.schema import DROP_DEPTH_IMAGE, DROP_LABEL_IMAGE, DROP_POSE
 from tests.conftest import shared_folder
 from tests.unit.preprocessing.test_sens import small_sens
 
@@ -232,3 +232,61 @@ def test_a_damaged_label_archive_is_refused(tmp_path: Path):
     (tmp_path / "a_2d-label-filt.zip").write_bytes(b"PK not a zip")
     with pytest.raises(FormatError, match="damaged archive"):
         read_all(only_scan(tmp_path))
+
+
+def label_archive(root: Path, *images: bytes) -> Path:
+    """A scan `a` with a label table and these members, numbered from 0, in its archive."""
+    (root / "scannetv2-labels.combined.tsv").write_text(TABLE)
+    (root / "a.sens").write_bytes(small_sens(frames=len(images)))
+    with zipfile.ZipFile(root / "a_2d-label-filt.zip", "w") as archive:
+        for i, image in enumerate(images):
+            archive.writestr(f"label-filt/{i}.png", image)
+    return root / "a_2d-label-filt.zip"
+
+
+def test_one_damaged_label_image_loses_its_frame_alone(tmp_path: Path):
+    path = label_archive(tmp_path, label_png(2, 2, 2), label_png(7, 7, 7), label_png(9, 9, 9))
+    path.write_bytes(path.read_bytes().replace(label_png(7, 7, 7), bytes(len(label_png(7, 7, 7)))))
+    first, second, third = read_all(only_scan(tmp_path))
+    assert isinstance(first, Frame) and first.labels == label_png(2, 2, 2)
+    assert isinstance(second, Damage) and second.reason == DROP_LABEL_IMAGE
+    assert "a_2d-label-filt.zip: label-filt/1.png is damaged" in second.detail
+    assert isinstance(third, Frame) and third.labels == label_png(9, 9, 9)
+
+
+def test_a_label_image_that_claims_too_much_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(scannet, "_MAX_LABEL_BYTES", 100)
+    label_archive(tmp_path, bytes(101), bytes(100))
+    large, small = read_all(only_scan(tmp_path))
+    assert isinstance(large, Damage) and "claims 101 bytes" in large.detail
+    assert isinstance(small, Frame)
+
+
+def test_who_wants_no_labels_is_not_bothered_by_them(tmp_path: Path):
+    label_archive(tmp_path, b"").write_bytes(b"PK not a zip")
+    (tmp_path / "scannetv2-labels.combined.tsv").write_text("no table")
+    with only_scan(tmp_path).open(labels=False) as scene:
+        (frame,) = scene.frames()
+        assert isinstance(frame, Frame) and frame.labels is scene.label_to_nyu40 is None
+    folder = write_export(tmp_path / "scan", ["0"])
+    (folder / "label").mkdir()
+    (folder / "label/0.png").write_bytes(label_png(2))
+    shutil.copy(tmp_path / "scannetv2-labels.combined.tsv", folder)
+    with only_scan(folder).open(labels=False) as scene:
+        (frame,) = scene.frames()
+        assert isinstance(frame, Frame) and frame.labels is scene.label_to_nyu40 is None
+
+
+def test_changed_bytes_of_a_label_archive_raise_nothing_but_format_error(tmp_path: Path):
+    image = b"no image, which is for the decoder to say"
+    path = label_archive(tmp_path, image, image)
+    whole, noticed = path.read_bytes(), 0
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        try:
+            noticed += any(isinstance(frame, Damage) for frame in read_all(only_scan(tmp_path)))
+        except FormatError as error:
+            noticed += "a_2d-label-filt.zip" in str(error)
+    assert noticed > len(whole) // 4

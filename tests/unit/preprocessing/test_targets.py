@@ -4,6 +4,8 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import safetensors.torch
 
@@ -71,6 +73,21 @@ def test_finished_scenes_are_reused(table: FrameTable, tmp_path: Path) -> None:
     assert changed.reused == 0 and changed.target_hash != first.target_hash
 
 
+def test_another_dataset_name_is_another_key(tmp_path: Path) -> None:
+    """The same pixels and the same scene name, in another dataset: nothing may be re-used."""
+    folder = make_frames(tmp_path / "frames", {"a": 9})
+    write_targets(FrameTable(folder), tmp_path / "out", clips=CLIPS, teacher=TEACHER, split="train")
+    rows = pq.read_table(f"{folder}/manifest.parquet")
+    renamed = pa.array(["other"] * rows.num_rows)
+    place = rows.schema.get_field_index("dataset")
+    pq.write_table(rows.set_column(place, "dataset", renamed), f"{folder}/manifest.parquet")
+    again = write_targets(
+        FrameTable(folder), tmp_path / "out", clips=CLIPS, teacher=TEACHER, split="train"
+    )
+    assert again.reused == 0
+    assert {clip.dataset for clip in CachedTargets(tmp_path / "out").clips} == {"other"}
+
+
 def test_workers_give_the_same_bytes(table: FrameTable, tmp_path: Path) -> None:
     for workers in (1, 2):
         write_targets(
@@ -97,6 +114,68 @@ def test_nothing_to_write_is_an_error(table: FrameTable, tmp_path: Path) -> None
     long = replace(CLIPS, view_counts=(12,))
     with pytest.raises(SceneError, match=r"none of 3 scenes .* needs at least 12"):
         write_targets(table, tmp_path, clips=long, teacher=TEACHER, split="train")
+
+
+def test_another_precision_is_another_key_but_the_same_teacher(
+    table: FrameTable, tmp_path: Path
+) -> None:
+    exact, fast = RgbdTeacher(TEACHER), RgbdTeacher(TEACHER)
+    fast.precision = "bfloat16"
+    reused = []
+    for teacher in (exact, fast, fast):
+        done = write_targets(
+            table, tmp_path, clips=CLIPS, teacher=TEACHER, split="train", geometric=teacher
+        )
+        reused.append(done.reused)
+    assert reused == [0, 0, 2] and fast.reference() == exact.reference()
+
+
+def test_where_weights_lie_is_not_in_the_key(table: FrameTable, tmp_path: Path) -> None:
+    write_targets(table, tmp_path, clips=CLIPS, teacher=TEACHER, split="train")
+    moved = replace(TEACHER, geometric_uri="elsewhere", semantic_uri="elsewhere")
+    again = write_targets(table, tmp_path, clips=CLIPS, teacher=moved, split="train")
+    assert again.reused == again.scenes
+    assert CachedTargets(tmp_path).manifest["teacher"]["geometric_uri"] == "elsewhere"
+
+
+class _Blind(RgbdTeacher):
+    """Sees nothing in the last view: a field of view of 0."""
+
+    def answer(self, stats, views: ClipViews) -> GeometricTargets:
+        targets = super().answer(stats, views)
+        K_BV33 = targets.K_BV33.clone()
+        K_BV33[:, -1, 0, 0] = float("inf")
+        return replace(targets, K_BV33=K_BV33)
+
+
+def test_cameras_that_are_not_finite_are_refused(table: FrameTable, tmp_path: Path) -> None:
+    with pytest.raises(TeacherError, match=r"clip a-\S+: .*camera of view [34] .*not finite"):
+        write_targets(
+            table, tmp_path, clips=CLIPS, teacher=TEACHER, split="train", geometric=_Blind(TEACHER)
+        )
+    assert not (tmp_path / "a.clips.tar").exists()
+
+
+def test_data_without_split_lists_says_what_to_do(tmp_path: Path) -> None:
+    table = FrameTable(make_frames(tmp_path / "frames", {"a": 9, "b": 8}, split=""))
+    with pytest.raises(SceneError, match=r"no scene belongs to a split.*scannetv2_train\.txt"):
+        write_targets(table, tmp_path / "out", clips=CLIPS, teacher=TEACHER, split="train")
+
+
+@pytest.mark.parametrize("name", ["a.stats.safetensors", "a.clips.parquet"])
+def test_a_damaged_file_of_a_finished_scene_is_named(
+    table: FrameTable, tmp_path: Path, name: str
+) -> None:
+    """Damage at equal size is not seen at re-use, so the cure is to delete the file."""
+    out = tmp_path / "out"
+    write_targets(table, out, clips=CLIPS, teacher=TEACHER, split="train")
+    calm = files_of(out)
+    (out / name).write_bytes(b"\xff" * len(calm[name]))
+    with pytest.raises(ShardError, match=rf"{name}: .*delete it and run again"):
+        write_targets(table, out, clips=CLIPS, teacher=TEACHER, split="train")
+    (out / name).unlink()
+    assert write_targets(table, out, clips=CLIPS, teacher=TEACHER, split="train").reused == 1
+    assert files_of(out) == calm
 
 
 class _Overflowing(RgbdTeacher):

@@ -1,4 +1,5 @@
 import pickle
+import random
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -77,6 +78,22 @@ def test_a_damaged_file_is_named(tmp_path: Path, suffix: str, damage: str) -> No
     )
     with pytest.raises(WeightsError, match=f"model{suffix}"):
         load_state_dict(file)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_changed_bytes_raise_nothing_but_weights_error(tmp_path: Path, zipped: bool) -> None:
+    file, rng = tmp_path / "model.pt", random.Random(0)
+    torch.save(STATE, file, _use_new_zipfile_serialization=zipped)
+    whole, refused = file.read_bytes(), 0
+    for _ in range(200):
+        changed = bytearray(whole)
+        changed[rng.randrange(len(whole))] = rng.randrange(256)
+        file.write_bytes(changed)
+        try:
+            load_state_dict(file)
+        except WeightsError as error:
+            refused += "model.pt" in str(error)
+    assert refused > 20
 
 
 def test_a_nested_checkpoint_is_refused(tmp_path: Path) -> None:

@@ -104,8 +104,11 @@ def test_heads_stay_in_float32_inside_a_training_loops_autocast() -> None:
 
 
 def test_bfloat16_stays_near_float32() -> None:
-    plain = VggtTeacher(small_vggt(), uri="small")(clip()).tokens_BVND
-    fast = VggtTeacher(small_vggt(), uri="small", autocast=True)(clip()).tokens_BVND
+    exact = VggtTeacher(small_vggt(), uri="small")
+    rounded = VggtTeacher(small_vggt(), uri="small", autocast=True)
+    assert (exact.precision, rounded.precision) == ("float32", "bfloat16")
+    assert exact.reference() == rounded.reference(), "taught on a GPU, used on a CPU"
+    plain, fast = exact(clip()).tokens_BVND, rounded(clip()).tokens_BVND
     assert fast.dtype == torch.float32
     difference = (fast - plain).norm() / plain.norm()
     assert 0 < difference < 0.02
