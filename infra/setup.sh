@@ -10,8 +10,9 @@ is_root() { [ "$(id -u)" = 0 ]; }
 apt_install() { # packages...: quietly, or one line saying what to install
   if is_root && command -v apt-get >/dev/null; then
     say "installing system packages: $*"
-    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$@"; } >/tmp/spa3r-apt.log 2>&1 ||
-      die "apt-get could not install $* (see /tmp/spa3r-apt.log)"
+    log=$(mktemp)
+    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$@"; } >"$log" 2>&1 ||
+      die "apt-get could not install $* (see $log)"
   else
     die "system packages are missing; run: sudo apt-get install $*"
   fi

@@ -25,6 +25,8 @@ COPY . .
 RUN pip install --no-deps --no-build-isolation -e .
 
 # The numeric user is the one that infra/raycluster.yaml requires (runAsNonRoot).
-RUN useradd --create-home --uid 10001 spa3r
+# /data exists and is that user's, so that a fresh named volume is too.
+RUN useradd --create-home --uid 10001 spa3r \
+    && install -d -o 10001 /data
 USER 10001
 CMD ["spa3r", "doctor"]
