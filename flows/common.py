@@ -7,14 +7,27 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import aiohttp
+import requests
+import sqlalchemy.exc
 from prefect import get_run_logger, task
 from prefect.artifacts import create_image_artifact, create_table_artifact
 from prefect.client.schemas.objects import State, TaskRun
 
 from flows.stage import StageResult
+from spa3r.storage import redacted
 
 # Faults of the network or of a busy database that a second try may not meet; all else is final.
-TRANSIENT = (ConnectionError, TimeoutError, BlockingIOError)
+# The HTTP clients (MLflow's, that of object stores) and the database have errors of their own.
+TRANSIENT = (
+    ConnectionError,
+    TimeoutError,
+    BlockingIOError,
+    requests.exceptions.ConnectionError,
+    requests.exceptions.Timeout,
+    aiohttp.ClientConnectionError,
+    sqlalchemy.exc.OperationalError,  # "database is locked"
+)
 
 
 def is_transient(_task: Any, _run: TaskRun, state: State[Any]) -> bool:
@@ -34,7 +47,7 @@ def publish(result: StageResult) -> dict[str, Any]:
     logger = get_run_logger()
     logger.log(logging.INFO, "%s", result.line)
     key = f"spa3r-{result.stage}"
-    rows = [{"what": name, "value": str(value)} for name, value in result.facts.items()]
+    rows = [{"what": name, "value": redacted(str(value))} for name, value in result.facts.items()]
     create_table_artifact(key=key, table=rows, description=result.line)
     if result.picture:
         data = base64.b64encode(Path(result.picture).read_bytes()).decode()

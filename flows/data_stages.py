@@ -28,7 +28,7 @@ DEMO_ROOMS = {
 def rooms(*, train_rooms: int = 64, val_rooms: int = 12) -> StageResult:
     """Generates the demo's rooms, written as ScanNet releases its scans."""
     settings = Settings.from_environment()
-    with timed(settings, "rooms") as outcome:
+    with timed(settings, "rooms", settings.rooms.name) as outcome:
         before = _finished_rooms(settings.rooms)
         write_room_dataset(
             str(settings.rooms), train_rooms=train_rooms, val_rooms=val_rooms, **DEMO_ROOMS
@@ -65,7 +65,7 @@ def ingest(
     settings, spec = Settings.from_environment(), catalogue.get(recipe, overrides).ingest
     name = dataset or detect_dataset(root)
     out = settings.shards(name, spec)
-    with timed(settings, "ingest") as outcome:
+    with timed(settings, "ingest", Path(out).name) as outcome:
         manifest = ingest_dataset(root, name, spec, out, workers=settings.workers)
         outcome["reused"] = reused = manifest.reused == manifest.scenes
     dropped = ", ".join(f"{n} {reason}" for reason, n in sorted(manifest.dropped.items()) if n)
@@ -88,8 +88,8 @@ def targets(
     settings, plan = Settings.from_environment(), catalogue.get(recipe, overrides)
     table = FrameTable(require_shards(settings, dataset, plan))
     # The weight-free teacher is faster on many cores than on one GPU.
-    device = "cuda" if settings.gpu and plan.teacher.geometric != "rgbd" else "cpu"
-    with timed(settings, "targets") as outcome:
+    device = "cpu" if plan.teacher.geometric == "rgbd" else settings.device
+    with timed(settings, "targets", settings.target_pair(dataset, plan)) as outcome:
         written = {
             split: write_targets(
                 table, out=settings.targets(dataset, plan, split), clips=clips,

@@ -2,13 +2,13 @@
 
 import os
 import sys
-import urllib.error
-import urllib.request
 from typing import Any
 
 from flows.settings import Settings
 from spa3r.errors import ServiceError
 from spa3r.recipes import catalogue
+from spa3r.storage import redacted
+from spa3r.train.servers import NO_ANSWER, mlflow_store, probe, require_mlflow
 
 
 def require_prefect_server() -> None:
@@ -17,11 +17,12 @@ def require_prefect_server() -> None:
     if not uri:
         return  # Prefect starts its own, on loopback, for the length of the run
     try:
-        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5).close()
-    except (urllib.error.URLError, OSError, ValueError) as error:
+        probe(f"{uri.rstrip('/')}/health")
+    except NO_ANSWER as error:
         raise ServiceError(
-            f"Prefect server {uri} (PREFECT_API_URL) does not answer ({error}); start one with"
-            " `prefect server start --host 127.0.0.1`, or unset PREFECT_API_URL"
+            f"Prefect server {redacted(uri)} (PREFECT_API_URL) does not answer"
+            f" ({redacted(str(error))}); start one with `prefect server start --host 127.0.0.1`,"
+            " or unset PREFECT_API_URL"
         ) from error
 
 
@@ -40,9 +41,8 @@ def run_demo(
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     require_prefect_server()
     from flows.demo import demo
-    from spa3r.train.tracking import require_server
 
-    require_server(settings.mlflow_uri)
+    require_mlflow(mlflow_store(settings.mlflow_uri))
     print(f"spa3r demo: everything goes to {settings.home}", file=sys.stderr)
     results: Any = demo(train_rooms, val_rooms, recipe, overrides)
     print("\n" + summary(settings, results))
@@ -53,6 +53,7 @@ def summary(settings: Settings, results: list[dict[str, Any]]) -> str:
     width = max(len(r["stage"]) for r in results)
     lines = [f"  {r['stage']:<{width}}  {r['line']}" for r in results]
     facts = {name: value for r in results for name, value in r["facts"].items()}
+    mlflow = redacted(settings.mlflow_uri)
     prefect_home = settings.prefect_database.parent
     return "\n".join(
         [
@@ -65,9 +66,8 @@ def summary(settings: Settings, results: list[dict[str, Any]]) -> str:
             f"  encoder         {facts['model']}",
             f"                  .venv/bin/spa3r encode {settings.rooms}/scans/scene0000_00"
             " -o scene.safetensors",
-            f"  MLflow          {settings.mlflow_uri}",
-            f"                  .venv/bin/mlflow ui --backend-store-uri {settings.mlflow_uri}"
-            " --host 127.0.0.1",
+            f"  MLflow          {mlflow}",
+            f"                  .venv/bin/mlflow ui --backend-store-uri {mlflow} --host 127.0.0.1",
             f"  Prefect         {settings.prefect_database}",
             f"                  PREFECT_HOME={prefect_home} .venv/bin/prefect server start"
             " --host 127.0.0.1",

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from flows.demo_run import require_prefect_server
 from flows.settings import Settings
-from spa3r.errors import ServiceError
+from spa3r.errors import ConfigError, ServiceError
+from spa3r.storage import redacted
+from spa3r.train.servers import mlflow_store, require_mlflow
 
 PACKAGES = (
     "torch", "transformers", "prefect", "ray", "mlflow", "webdataset", "open3d",
@@ -83,22 +85,20 @@ def _device() -> Iterator[tuple[str, str]]:
 
 
 def _services(settings: Settings) -> Iterator[tuple[str, str]]:
-    from spa3r.train.tracking import require_server
-
     try:
-        require_server(settings.mlflow_uri)
-    except ServiceError as error:
+        require_mlflow(mlflow_store(settings.mlflow_uri))
+    except (ServiceError, ConfigError) as error:
         yield "!!", str(error)
     else:
-        yield "ok", f"MLflow: {settings.mlflow_uri}"
+        yield "ok", f"MLflow: {redacted(settings.mlflow_uri)}"
     try:
         require_prefect_server()
     except ServiceError as error:
         yield "!!", str(error)
     else:
-        server = os.environ.get("PREFECT_API_URL", "ephemeral, on loopback")
+        server = redacted(os.environ.get("PREFECT_API_URL", "ephemeral, on loopback"))
         yield "ok", f"Prefect: {server}; database {settings.prefect_database}"
-    yield "ok", f"Ray: {os.environ.get('RAY_ADDRESS', 'local, started when needed')}"
+    yield "ok", f"Ray: {redacted(os.environ.get('RAY_ADDRESS', 'local, started when needed'))}"
 
 
 def _teachers() -> Iterator[tuple[str, str]]:

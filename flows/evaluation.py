@@ -1,6 +1,7 @@
 """The two halves of the stage `evaluate`: measure the field, and lay out the report."""
 
 import platform
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -10,14 +11,16 @@ from flows.stage import read_timings
 from spa3r.config import Recipe
 from spa3r.data.shards import FrameTable
 from spa3r.data.targets import CachedTargets
+from spa3r.errors import ConfigError
 from spa3r.eval.examples import example_clips
 from spa3r.eval.field import evaluate_field
 from spa3r.eval.field_report import FieldReport
 from spa3r.eval.gate import GateVerdict
 from spa3r.hub import Spa3REncoder
 from spa3r.progress import meter
+from spa3r.storage import redacted
 from spa3r.train.metrics import read_lines
-from spa3r.train.tracking import code_version
+from spa3r.train.provenance import code_version
 from spa3r.viz.report import DataSummary, Place, ReportData, StageTime, write_report
 
 EXAMPLES = 6
@@ -25,12 +28,18 @@ VERSIONS = ("torch", "prefect", "ray", "mlflow", "webdataset", "open3d")
 
 
 def field_of(settings: Settings, dataset: str, recipe: Recipe, encoder: Path) -> FieldReport:
-    """Scores the encoder on every held-out clip."""
-    train, val = _sources(settings, dataset, recipe)
+    """Scores the encoder on every held-out clip.
+
+    Raises:
+        ConfigError: the recipe's targets are of another teacher than the encoder's.
+    """
+    student = Spa3REncoder.from_pretrained(encoder)
+    train, val = _sources(settings, dataset, recipe, student)
     scenes = len({clip.scene for clip in val.clips})
-    model = Spa3REncoder.from_pretrained(encoder).model
     with meter("evaluate", scenes, "scenes") as progress:
-        return evaluate_field(model, val, train_stats=train.stats, meter=progress)
+        return evaluate_field(
+            student.model, val, train_stats=train.stats, device=settings.device, meter=progress
+        )
 
 
 def report_of(
@@ -42,11 +51,13 @@ def report_of(
     verdict: GateVerdict,
     path: Path,
 ) -> None:
-    """Writes the HTML report."""
-    train, val = _sources(settings, dataset, recipe)
-    table = FrameTable(require_shards(settings, dataset, recipe))
+    """Writes the HTML report. Raises as field_of does."""
     student = Spa3REncoder.from_pretrained(encoder)
-    examples = example_clips(student.model, val, table, EXAMPLES, train_stats=train.stats)
+    train, val = _sources(settings, dataset, recipe, student)
+    table = FrameTable(require_shards(settings, dataset, recipe))
+    examples = example_clips(
+        student.model, val, table, EXAMPLES, train_stats=train.stats, device=settings.device
+    )
     metrics = settings.run(dataset, recipe) / "metrics.jsonl"
     references = student.card.references
     write_report(
@@ -61,7 +72,7 @@ def report_of(
             verdict=verdict,
             metrics=read_lines(metrics),
             examples=examples,
-            timings=[StageTime(stage=s, seconds=t) for s, t in read_timings(settings).items()],
+            timings=_timings(settings, dataset, recipe, path.parent.name),
             places=_places(settings, encoder, path),
             versions={"python": platform.python_version(), "code": code_version()}
             | {name: metadata.version(name) for name in VERSIONS},
@@ -70,12 +81,39 @@ def report_of(
 
 
 def _sources(
-    settings: Settings, dataset: str, recipe: Recipe
+    settings: Settings, dataset: str, recipe: Recipe, student: Spa3REncoder
 ) -> tuple[CachedTargets, CachedTargets]:
+    """The training and the held-out targets, known to be of the student's own teachers."""
     train, val = (
         CachedTargets(require_targets(settings, dataset, recipe, s)) for s in ("train", "val")
     )
+    roles = ["geometric", *(["semantic"] if student.model.config.semantic else [])]
+    for targets in (train, val):
+        for role in roles:
+            taught, found = student.card.references.get(role), targets.references.get(role)
+            if taught is None or found is None or taught["hash"] != found["hash"]:
+                raise ConfigError(
+                    f"{targets.folder} is of the {role} teacher {_name(found)}, the encoder was"
+                    f" taught by {_name(taught)}: evaluate with the recipe and the --set that it"
+                    " was trained with"
+                )
     return train, val
+
+
+def _name(reference: Mapping[str, str] | None) -> str:
+    return f"{reference['kind']} {reference['hash']}" if reference else "none"
+
+
+def _timings(settings: Settings, dataset: str, recipe: Recipe, report: str) -> list[StageTime]:
+    """Of the stages that lead to this report; generating rooms only where they are its data."""
+    made = {"rooms": settings.rooms.name} if dataset == settings.rooms.name else {}
+    made |= {
+        "ingest": Path(settings.shards(dataset, recipe.ingest)).name,
+        "targets": settings.target_pair(dataset, recipe),
+        "pretrain": settings.run(dataset, recipe).name,
+        "evaluate": report,
+    }
+    return [StageTime(stage=s, seconds=t) for s, t in read_timings(settings, made).items()]
 
 
 def _summary(
@@ -93,17 +131,14 @@ def _summary(
 
 
 def _places(settings: Settings, encoder: Path, report: Path) -> list[Place]:
+    mlflow = redacted(settings.mlflow_uri)
     return [
         Place(what="Report", where=str(report)),
-        Place(
-            what="Encoder",
-            where=str(encoder),
-            command="spa3r encode SCAN -o scene.safetensors",
-        ),
+        Place(what="Encoder", where=str(encoder), command="spa3r encode SCAN -o scene.safetensors"),
         Place(
             what="MLflow",
-            where=settings.mlflow_uri,
-            command=f"mlflow ui --backend-store-uri {settings.mlflow_uri} --host 127.0.0.1",
+            where=mlflow,
+            command=f"mlflow ui --backend-store-uri {mlflow} --host 127.0.0.1",
         ),
         Place(
             what="Prefect",

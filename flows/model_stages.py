@@ -15,6 +15,7 @@ Overrides = Mapping[str, Any] | None
 EVALUATION = "evaluation"  # folder of a run's artifacts
 FIELD = "field.json"
 REPORT = "report.html"
+LOADERS = 1  # threads a worker that read the next batches while one is computed
 
 
 def pretrain(
@@ -34,13 +35,13 @@ def pretrain(
 
         launch = on_ray(workers=settings.train_workers, gpu=settings.gpu)
     else:
-        launch = in_this_process("cuda" if settings.gpu else "cpu")
+        launch = in_this_process(settings.device)
+    run, files = settings.run(dataset, plan), settings.home / "mlartifacts"
     with (
-        timed(settings, "pretrain") as outcome,
-        tracking.track(settings.mlflow_uri, plan, hashes) as tracker,
+        timed(settings, "pretrain", run.name) as outcome,
+        tracking.track(settings.mlflow_uri, plan, hashes, artifacts=files) as tracker,
     ):
-        run = settings.run(dataset, plan)
-        done = train(plan, folder, run, launch=launch, on_line=tracker.log_line)
+        done = train(plan, folder, run, launch=launch, on_line=tracker.log_line, loaders=LOADERS)
         version, _ = tracking.register_encoder(tracker, done.encoder)
         outcome["reused"] = done.reused
     loss = done.metrics.get("total", float("nan"))
@@ -63,19 +64,21 @@ def evaluate(
     """Held-out quality against five controls, logged to the model's run, and the HTML report."""
     from flows.evaluation import field_of, report_of
     from spa3r.train import tracking
+    from spa3r.train.provenance import encoder_hash
 
     settings, plan = Settings.from_environment(), catalogue.get(recipe, overrides)
     client = tracking.connect(settings.mlflow_uri)
     encoder = Path(tracking.resolve(model)) if model.startswith("models:/") else Path(model)
-    digest = tracking.encoder_hash(encoder)
+    digest = encoder_hash(encoder)
     val = require_targets(settings, dataset, plan, "val")
     target_hash = storage.read_json(storage.join(val, "manifest.json"))["target_hash"]
     out = settings.reports / f"{plan.name}-{dataset}-{digest[:8]}-{target_hash[:8]}"
-    with timed(settings, "evaluate") as outcome:
-        reused = outcome["reused"] = (out / FIELD).exists()
+    identity = {"encoder_hash": digest, "target_hash": target_hash, "dataset": dataset}
+    with timed(settings, "evaluate", out.name) as outcome:
+        kept = storage.read_json(out / FIELD) if (out / FIELD).exists() else {}
+        reused = outcome["reused"] = identity.items() <= kept.items()
         if not reused:
             field = field_of(settings, dataset, plan, encoder)
-            identity = {"encoder_hash": digest, "target_hash": target_hash}
             storage.write_json(out / FIELD, identity | {"report": field.to_json()})
     field, verdict = read_field(out / FIELD)
     report_of(settings, dataset, plan, encoder, field, verdict, out / REPORT)
@@ -110,13 +113,17 @@ def promote() -> StageResult:
         raise ShardError(
             f"{candidate.name} version {candidate.version} was not evaluated: run `spa3r evaluate`"
         )
-    if storage.read_json(path)["encoder_hash"] != candidate.tags["encoder_hash"]:
+    evaluation = storage.read_json(path)
+    if evaluation["encoder_hash"] != candidate.tags["encoder_hash"]:
         raise ShardError(
             f"{candidate.name} version {candidate.version}: the logged evaluation is of another"
             " encoder; run `spa3r evaluate` again"
         )
     _, verdict = read_field(path)
-    line = tracking.promote(client, passed=verdict.passed, reason=verdict.reason)
+    line = tracking.promote(
+        client, passed=verdict.passed, reason=verdict.reason,
+        dataset=evaluation["dataset"], target_hash=evaluation["target_hash"],
+    )  # fmt: skip
     facts = {"version": candidate.version, "promoted": verdict.passed, "reason": verdict.reason}
     return StageResult(stage="promote", line=line, facts=facts)
 

@@ -1,4 +1,4 @@
-"""Where things are on this machine: the only reader of the environment (besides SPA3R_TEACHER).
+"""Where things are on this machine, read from the environment.
 
 | variable | meaning | default |
 |---|---|---|
@@ -9,7 +9,11 @@
 | SPA3R_TRAIN_WORKERS | Ray workers for training; 0: in this process, no Ray | SPA3R_WORKERS |
 | SPA3R_GPU | 1 gives every Ray worker a GPU | 1 where CUDA is visible |
 | MLFLOW_TRACKING_URI | tracking server and registry | sqlite in SPA3R_HOME |
-| PREFECT_HOME, PREFECT_API_URL | Prefect's own | SPA3R_HOME/prefect, an ephemeral server |
+| PREFECT_HOME | Prefect's own files | SPA3R_HOME/prefect |
+
+All else that we read, where it is used: PREFECT_API_URL (flows/demo_run.py, flows/doctor.py),
+RAY_ADDRESS (spa3r/train/cluster.py, flows/doctor.py), HF_HOME (flows/doctor.py) and SPA3R_TEACHER
+(spa3r/hub.py). The libraries read their own besides.
 """
 
 import os
@@ -77,6 +81,11 @@ class Settings:
         """Generated scans, in ScanNet's layout."""
         return self.home / "rooms"
 
+    @property
+    def device(self) -> str:
+        """Where a stage that runs in this process computes, as torch names it."""
+        return "cuda" if self.gpu else "cpu"
+
     # Names carry a hash of the settings they were made with: recipes never mix, and a second run
     # with the same settings finds what the first one left.
 
@@ -93,6 +102,11 @@ class Settings:
     def run(self, dataset: str, recipe: Recipe) -> Path:
         """Checkpoints, metrics and the exported encoder of one recipe on one dataset."""
         return self.home / "runs" / f"{recipe.name}-{dataset}-{config_hash(recipe)[:8]}"
+
+    def target_pair(self, dataset: str, recipe: Recipe) -> str:
+        """Name of the targets of both splits."""
+        train, val = (Path(self.targets(dataset, recipe, s)).name for s in ("train", "val"))
+        return f"{train}-{val.rpartition('-')[2]}"
 
     @property
     def reports(self) -> Path:

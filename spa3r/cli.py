@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from spa3r.errors import Spa3RError
+from spa3r.storage import redacted
 
 EPILOG = """\
 Everything is written under SPA3R_HOME (default ./spa3r-home); MLFLOW_TRACKING_URI names another
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _settings().prepare_environment()
         arguments.run(arguments)
     except Spa3RError as error:
-        print(f"spa3r: {error}", file=sys.stderr)
+        print(f"spa3r: {redacted(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("spa3r: interrupted; finished work is kept, run again to continue", file=sys.stderr)
@@ -203,7 +204,7 @@ def _encode(arguments: argparse.Namespace) -> None:
         connect(_settings().mlflow_uri)
     encoder = Spa3REncoder.from_pretrained(arguments.encoder, teacher=arguments.teacher)
     views = read_views(
-        arguments.views, width=encoder.image_width, multiple=encoder.patch_size,
+        arguments.views, width=encoder.image_width, multiple=encoder.card.image_multiple,
         max_views=arguments.num_views,
     )  # fmt: skip
     scene = encoder.encode(**views)

@@ -7,6 +7,7 @@ an object visible only when its upload completes, so there the upload itself is 
 import hashlib
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,15 @@ import fsspec
 from fsspec.core import url_to_fs
 
 from spa3r.errors import ShardError
+
+# From the user's name to the last @ of a word: a password may hold "/" or "@" by mistake.
+_LOGIN = re.compile(r"(://[^\s:/@]*:)\S*@")
+_PASSWORD = re.compile(r"([?&]password=)[^&\s]*")
+
+
+def redacted(text: str) -> str:
+    """A URI, or a line with URIs in it, with every password replaced by ***."""
+    return _PASSWORD.sub(r"\1***", _LOGIN.sub(r"\1***@", text))
 
 
 def join(base: str | Path, *parts: str) -> str:

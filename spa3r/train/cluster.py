@@ -2,12 +2,12 @@
 
 Ray places the workers, opens their torch.distributed group and starts them again when one dies;
 what they run is `run_job`, and what they start again from is the run folder's own latest
-checkpoint, which all of them must see (a local disk, or a mount).
+checkpoint, which all of them must see (a local disk, or a mount). Ray's own checkpoints are not
+used: the run folder's are atomic, carry the data position and serve runs without Ray as well.
 """
 
 import logging
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,14 +30,6 @@ logger = logging.getLogger(__name__)
 _REFUSAL: Final = "refusal.json"
 # One thread per worker: with more, any other load on the machine nearly stalls a worker.
 _ENVIRONMENT: Final = {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Order:
-    """What is sent to every worker."""
-
-    job: Job
-    threads: int
 
 
 def on_ray(*, workers: int, gpu: bool = False, max_failures: int = 3) -> Launch:
@@ -84,7 +76,7 @@ def _fit(job: Job, workers: int, gpu: bool, max_failures: int) -> TrainResult:
     refusal.unlink(missing_ok=True)
     trainer = TorchTrainer(
         _work,
-        train_loop_config={"order": _Order(job=job, threads=1)},
+        train_loop_config={"job": job},
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu),
         run_config=RunConfig(
             name="ray",
@@ -108,16 +100,22 @@ def _fit(job: Job, workers: int, gpu: bool, max_failures: int) -> TrainResult:
 
 
 def _work(config: dict[str, Any]) -> tuple[int, bool] | None:
-    """One worker. An error of ours would only happen again, so it is written down, not retried."""
-    order: _Order = config["order"]
-    torch.set_num_threads(order.threads)
+    """One worker. An error of ours would only happen again, so it is written down, not retried.
+
+    It is raised as well: the other workers may wait for this one in a collective call, and Ray ends
+    them with it. In the group that Ray then starts, every worker finds the refusal and returns.
+    """
+    job: Job = config["job"]
+    refusal = job.run / _REFUSAL
+    if refusal.exists():
+        return None
+    torch.set_num_threads(1)
     world = World.of_group(ray.train.torch.get_device())
     try:
-        result = run_job(order.job, world)
+        result = run_job(job, world)
     except Spa3RError as error:
-        refusal = {"kind": type(error).__name__, "message": str(error)}
-        storage.write_json(order.job.run / _REFUSAL, refusal)
-        return None
+        storage.write_json(refusal, {"kind": type(error).__name__, "message": str(error)})
+        raise
     return result.step, result.finished
 
 

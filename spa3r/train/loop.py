@@ -99,7 +99,7 @@ def train(
             flags = world.any(torch.stack([~finite, torch.tensor(stop(), device=device)]))
             broken, stopping = flags.tolist()  # the step's only wait for the device
             if broken:
-                raise TrainingError(_explain(task, done, float(norm), state.step, run))
+                raise TrainingError(_explain(task, done, float(norm), state.step, run, world))
             lr = lr_at(state.step, config)
             set_lr(state.optimizer, lr)
             state.optimizer.step()
@@ -156,12 +156,20 @@ def _autocast(config: TrainConfig, device: torch.device) -> AbstractContextManag
 
 
 def _explain(
-    task: Task, done: Sequence[tuple[ClipBatch, Tensor]], norm: float, step: int, run: Path
+    task: Task,
+    done: Sequence[tuple[ClipBatch, Tensor]],
+    norm: float,
+    step: int,
+    run: Path,
+    world: World,
 ) -> str:
-    """Names step, scenes and clips of a step that must not reach the weights."""
-    bad = [batch for batch, total in done if not bool(total.isfinite())]
+    """Names step, scenes and clips of a step that must not reach the weights.
+
+    All ranks say the same: one rank's bad loss has spoilt the averaged gradient of every other.
+    """
+    bad = world.texts([task.blame(batch) for batch, total in done if not bool(total.isfinite())])
     what = "loss" if bad else f"gradient (norm {norm})"
-    named = "; ".join(task.blame(batch) for batch in bad or [batch for batch, _ in done])
+    named = "; ".join(bad or world.texts([task.blame(batch) for batch, _ in done]))
     return (
         f"non-finite {what} at step {step} in {named}; the weights are untouched and {run} holds"
         " the last checkpoint: look at these clips, or lower train.lr, then start again"

@@ -86,7 +86,7 @@ def save(
             "files": files,
         },
     )
-    if folder.exists():  # the step at which a run was stopped, reached and saved once more
+    if folder.exists():  # a damaged one: it was not restored from, and its step is reached again
         shutil.rmtree(folder)
     temporary.rename(folder)
     for old in checkpoints(run)[:-keep]:

@@ -6,12 +6,8 @@ version is identified by the hash of its encoder folder, so registering twice gi
 Aliases: `candidate` is the newest version, `champion` the one that passed the gate.
 """
 
-import hashlib
 import logging
-import subprocess
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,14 +18,19 @@ import mlflow
 import mlflow.artifacts
 import mlflow.pyfunc
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param
+from mlflow.entities import Metric, Param, RunTag
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.environment_variables import MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR
 from mlflow.exceptions import MlflowException
+from requests.exceptions import RequestException
+from sqlalchemy.exc import SQLAlchemyError
 
 from spa3r import storage
 from spa3r.config import Recipe, config_hash, to_dict
 from spa3r.errors import ServiceError, WeightsError
+from spa3r.train.provenance import code_version, encoder_hash, provenance_tags
+from spa3r.train.servers import mlflow_is_away, mlflow_store, require_mlflow
+from spa3r.train.units import unit_of
 
 logger = logging.getLogger(__name__)
 
@@ -40,38 +41,32 @@ EXPERIMENT: Final = "spa3r"
 _PYFUNC: Final = Path(__file__).with_name("pyfunc.py")
 _RUN_KEY: Final = "spa3r.run_key"
 _HASH_TAG: Final = "encoder_hash"
-_TIMEOUT_SECONDS: Final = 5
-# Metric names carry no units, so runs carry them as tags.
-UNITS: Final = {
-    "train/lr": "1",
-    "train/grad_norm": "1",
-    "train/views_per_second": "views/s, all workers",
-    "train/data_wait_share": "share of wall clock, 0..1",
-    "train/depth_prob": "smooth L1 of depth in clip units",
-}
+# MLflow's own errors, its database's and, for artifacts, its HTTP client's.
+_AWAY: Final = (MlflowException, SQLAlchemyError, RequestException)
 
 
 def connect(uri: str) -> MlflowClient:
     """Makes `uri` the process's tracking server and registry, once it is known to answer.
 
     Args:
-        uri: "sqlite:////abs/path/mlflow.db" (created if absent) or "http://host:port".
+        uri: "sqlite:////abs/path/mlflow.db" (created if absent), "postgresql://user:password@
+            host:port/name" or "http://host:port".
 
     Raises:
-        ServiceError: it does not answer.
+        ServiceError: it does not answer. ConfigError: another kind of URI.
     """
-    require_server(uri)
-    if uri.startswith("sqlite:///"):
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    uri = mlflow_store(uri)
+    require_mlflow(uri)
     _quieten()
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     try:
+        if uri.startswith("sqlite:///"):
+            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-        if client.get_experiment_by_name(EXPERIMENT) is None:
-            client.create_experiment(EXPERIMENT, artifact_location=_artifacts_beside(uri))
-    except MlflowException as error:
-        raise _unreachable(uri, error) from error
+        client.get_experiment_by_name(EXPERIMENT)  # the first question makes a new store's tables
+    except (*_AWAY, OSError) as error:
+        raise mlflow_is_away(uri, error) from error
     return client
 
 
@@ -84,28 +79,13 @@ def _quieten() -> None:
     MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)
 
 
-def require_server(uri: str) -> None:
-    """Raises ServiceError when an http(s) tracking server does not answer; files always do."""
-    if not uri.startswith(("http://", "https://")):
-        return
+@contextmanager
+def _answering() -> Iterator[None]:
+    """A server that goes away in the block (or, as decorator, the function): one ServiceError."""
     try:
-        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_TIMEOUT_SECONDS).close()
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        raise _unreachable(uri, error) from error
-
-
-def _unreachable(uri: str, error: Exception) -> ServiceError:
-    return ServiceError(
-        f"MLflow at {uri} does not answer ({str(error).splitlines()[0]}); start one with `mlflow"
-        " server --host 127.0.0.1 --port 5000`, or unset MLFLOW_TRACKING_URI for the built-in one"
-    )
-
-
-def _artifacts_beside(uri: str) -> str | None:
-    """MLflow's own default for SQLite is ./mlruns of whoever happens to run."""
-    if not uri.startswith("sqlite:///"):
-        return None
-    return (Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts").as_uri()
+        yield
+    except _AWAY as error:
+        raise mlflow_is_away(mlflow.get_tracking_uri(), error) from error
 
 
 # --- runs -----------------------------------------------------------------------------------------
@@ -114,11 +94,13 @@ def _artifacts_beside(uri: str) -> str | None:
 class Tracker:
     """One MLflow run. Metrics of a step that it already has are not logged again."""
 
+    @_answering()
     def __init__(self, client: MlflowClient, run_id: str) -> None:
         self.client, self.run_id = client, run_id
         history = client.get_metric_history(run_id, "train/total")
         self._last_step = max((metric.step for metric in history), default=-1)
         self._waiting: list[Mapping[str, Any]] = []
+        self._with_unit: set[str] = set()
 
     def log_line(self, line: Mapping[str, Any]) -> None:
         """A line of metrics.jsonl (spa3r/train/loop.py).
@@ -130,9 +112,8 @@ class Tracker:
             while self._waiting:
                 self._log_step(self._waiting[0])
                 self._waiting.pop(0)
-        except MlflowException as error:
-            reason = str(error).splitlines()[0]
-            logger.warning("MLflow takes no metrics now (%s); training goes on", reason)
+        except ServiceError as error:
+            logger.warning("training goes on, its metrics wait: %s", error)
 
     def _log_step(self, line: Mapping[str, Any]) -> None:
         step = int(line["step"])
@@ -141,12 +122,17 @@ class Tracker:
             self.log_metrics(values, step=step)
             self._last_step = step
 
+    @_answering()
     def log_metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        """Numbers by name; the names' units stand in the run's tags."""
+        """Numbers by name (spa3r/train/units.py); their units go into tags "unit.<name>"."""
         now = time.time_ns() // 1_000_000
         metrics = [Metric(name, float(x), now, step) for name, x in values.items()]
-        self.client.log_batch(self.run_id, metrics=metrics)
+        new = sorted(set(values) - self._with_unit)
+        units = [RunTag(f"unit.{name}", unit_of(name)) for name in new]
+        self.client.log_batch(self.run_id, metrics=metrics, tags=units)
+        self._with_unit.update(new)
 
+    @_answering()
     def log_artifact(self, path: str | Path, folder: str | None = None) -> None:
         """Copies a file or a whole folder into the run."""
         if Path(path).is_dir():
@@ -154,50 +140,79 @@ class Tracker:
         else:
             self.client.log_artifact(self.run_id, str(path), folder)
 
-    def set_tags(self, tags: Mapping[str, str]) -> None:
-        for name, value in tags.items():
-            self.client.set_tag(self.run_id, name, value)
-
 
 @contextmanager
-def track(uri: str, recipe: Recipe, hashes: Mapping[str, str]) -> Iterator[Tracker]:
+def track(
+    uri: str, recipe: Recipe, hashes: Mapping[str, str], *, artifacts: Path | None = None
+) -> Iterator[Tracker]:
     """The MLflow run of one recipe on one set of data; a run that was killed is taken up again.
 
     Logs every setting as a parameter, the recipe as recipe.json, and the hashes as tags.
 
     Args:
         hashes: e.g. {"data_hash": ..., "target_hash": ...}; with the recipe, the run's identity.
+        artifacts: folder for the files of a PostgreSQL store, which has no place of its own.
 
     Raises:
-        ServiceError: the server does not answer.
+        ServiceError: the server does not answer. ConfigError: see `connect`.
     """
     client = connect(uri)
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    assert experiment is not None, "connect creates it"
-    key = config_hash(recipe, dict(hashes))
-    query = f"tags.`{_RUN_KEY}` = '{key}'"
-    found = client.search_runs([experiment.experiment_id], filter_string=query, max_results=1)
-    if found:
-        run_id = found[0].info.run_id
-        client.set_terminated(run_id, "RUNNING")
-    else:
-        run_id = _new_run(client, experiment.experiment_id, recipe, {_RUN_KEY: key, **hashes})
+    with _answering():
+        run_id = _begin(client, recipe, hashes, _artifact_location(uri, artifacts))
+        tracker = Tracker(client, run_id)
     status = "FAILED"
     try:
-        yield Tracker(client, run_id)
+        yield tracker
         status = "FINISHED"
     finally:
+        _end(client, run_id, status)
+
+
+def _artifact_location(uri: str, artifacts: Path | None) -> str | None:
+    """None: the server knows. MLflow's own default for a database is ./mlruns of whoever runs."""
+    if uri.startswith("sqlite:///"):
+        artifacts = Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts"
+    elif not uri.startswith("postgresql"):
+        return None
+    return artifacts.absolute().as_uri() if artifacts else None
+
+
+def _begin(
+    client: MlflowClient, recipe: Recipe, hashes: Mapping[str, str], location: str | None
+) -> str:
+    """The run of this recipe and these hashes, running again or new."""
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    experiment_id = (
+        client.create_experiment(EXPERIMENT, artifact_location=location)
+        if experiment is None
+        else experiment.experiment_id
+    )
+    key = config_hash(recipe, dict(hashes))
+    query = f"tags.`{_RUN_KEY}` = '{key}'"
+    found = client.search_runs([experiment_id], filter_string=query, max_results=1)
+    if not found:
+        return _new_run(client, experiment_id, recipe, {_RUN_KEY: key, **hashes})
+    client.set_terminated(found[0].info.run_id, "RUNNING")
+    return found[0].info.run_id
+
+
+def _end(client: MlflowClient, run_id: str, status: str) -> None:
+    """Never an error of its own: it would hide the one that ended the run."""
+    try:
         client.set_terminated(run_id, status)
+    except _AWAY as error:
+        logger.warning(
+            "run %s stays open: %s", run_id, mlflow_is_away(mlflow.get_tracking_uri(), error)
+        )
 
 
 def _new_run(
     client: MlflowClient, experiment_id: str, recipe: Recipe, tags: Mapping[str, str]
 ) -> str:
-    units = {f"unit.{name}": unit for name, unit in UNITS.items()}
     run = client.create_run(
         experiment_id,
         run_name=recipe.name,
-        tags={**tags, **units, "recipe": recipe.name, "code_version": code_version()},
+        tags={**tags, "recipe": recipe.name, "code_version": code_version()},
     )
     settings = to_dict(recipe)
     client.log_batch(run.info.run_id, params=[Param(k, str(v)) for k, v in _flat(settings)])
@@ -213,31 +228,10 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{name}", value
 
 
-def code_version() -> str:
-    """`git describe` of the checkout this package runs from, "unknown" outside of one."""
-    try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty"],
-            cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return done.stdout.strip()
-
-
 # --- registry -------------------------------------------------------------------------------------
 
 
-def encoder_hash(folder: str | Path) -> str:
-    """16 hex digits over the files of an encoder folder: the identity of a version."""
-    files = [storage.join(folder, name) for name in ("config.json", "model.safetensors")]
-    missing = [url for url in files if not storage.exists(url)]
-    if missing:
-        raise WeightsError(f"{missing[0]} is missing: {folder} is not an encoder")
-    text = "".join(storage.sha256(url) for url in files)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
+@_answering()
 def register_encoder(
     tracker: Tracker, folder: str | Path, *, name: str = ENCODER_NAME
 ) -> tuple[str, bool]:
@@ -261,7 +255,7 @@ def register_encoder(
             pip_requirements=["spa3r-platform"],
         )
     version = mlflow.register_model(info.model_uri, name, tags={
-        **_version_tags(folder), _HASH_TAG: digest, "code_version": code_version(),
+        **provenance_tags(folder), _HASH_TAG: digest, "code_version": code_version(),
     })  # fmt: skip
     client.set_registered_model_alias(name, CANDIDATE, version.version)
     return str(version.version), False
@@ -269,16 +263,6 @@ def register_encoder(
 
 def _versions(client: MlflowClient, name: str) -> list[ModelVersion]:
     return list(client.search_model_versions(f"name = '{name}'"))
-
-
-def _version_tags(folder: str | Path) -> dict[str, str]:
-    card = storage.read_json(storage.join(folder, "config.json"))
-    provenance = card["provenance"]
-    tags = {key: str(provenance[key]) for key in ("recipe", "data_hash", "target_hash", "steps")}
-    for role, reference in card["references"].items():
-        prefix = "teacher" if role == "geometric" else f"{role}_teacher"
-        tags |= {f"{prefix}_{key}": str(value) for key, value in reference.items()}
-    return tags
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -291,6 +275,7 @@ class Registered:
     tags: dict[str, str]
 
 
+@_answering()
 def find(client: MlflowClient, alias: str, *, name: str = ENCODER_NAME) -> Registered | None:
     """The version with that alias, None where no version has it."""
     try:
@@ -310,6 +295,7 @@ def require(client: MlflowClient, alias: str, *, name: str = ENCODER_NAME) -> Re
     return found
 
 
+@_answering()
 def find_by_hash(
     client: MlflowClient, digest: str, *, name: str = ENCODER_NAME
 ) -> Registered | None:
@@ -329,6 +315,7 @@ def _registered(version: ModelVersion) -> Registered:
     )
 
 
+@_answering()
 def run_artifact(client: MlflowClient, run_id: str, path: str) -> Path | None:
     """Local copy of a run's artifact; None where the run has no such file."""
     folder, _, _ = path.rpartition("/")
@@ -337,6 +324,7 @@ def run_artifact(client: MlflowClient, run_id: str, path: str) -> Path | None:
     return Path(client.download_artifacts(run_id, path))
 
 
+@_answering()
 def resolve(uri: str) -> Path:
     """Local encoder folder of "models:/<name>@<alias>" or "models:/<name>/<version>".
 
@@ -346,20 +334,32 @@ def resolve(uri: str) -> Path:
         WeightsError: no such version. ServiceError: the server does not answer.
     """
     server = mlflow.get_tracking_uri()
-    require_server(server)
+    require_mlflow(server)
     try:
         folder = mlflow.artifacts.download_artifacts(artifact_uri=uri)
     except MlflowException as error:
-        reason = str(error).splitlines()[0]
+        reason, server = storage.redacted(str(error).splitlines()[0]), storage.redacted(server)
         raise WeightsError(f"{uri} is not in the registry {server}: {reason}") from error
     found = sorted(Path(folder).glob("artifacts/*/config.json"))
     if not found:
-        raise WeightsError(f"{uri} in {server} holds no encoder")
+        raise WeightsError(f"{uri} in {storage.redacted(server)} holds no encoder")
     return found[0].parent
 
 
-def promote(client: MlflowClient, *, passed: bool, reason: str, name: str = ENCODER_NAME) -> str:
+@_answering()
+def promote(
+    client: MlflowClient,
+    *,
+    passed: bool,
+    reason: str,
+    dataset: str,
+    target_hash: str,
+    name: str = ENCODER_NAME,
+) -> str:
     """Tags the candidate with the gate's verdict; if it passed, alias `champion` moves to it.
+
+    Args:
+        dataset, target_hash: of the held-out targets that the verdict was decided on.
 
     Returns:
         One line: what was done and why.
@@ -369,8 +369,14 @@ def promote(client: MlflowClient, *, passed: bool, reason: str, name: str = ENCO
     """
     candidate = require(client, CANDIDATE, name=name)
     version = candidate.version
-    client.set_model_version_tag(name, version, "field_gate", "passed" if passed else "failed")
-    client.set_model_version_tag(name, version, "field_gate_reason", reason)
+    verdict = {
+        "field_gate": "passed" if passed else "failed",
+        "field_gate_reason": reason,
+        "field_gate_dataset": dataset,
+        "field_gate_target_hash": target_hash,
+    }
+    for tag, value in verdict.items():
+        client.set_model_version_tag(name, version, tag, value)
     before = find(client, CHAMPION, name=name)
     if not passed:
         stays = f"champion stays at version {before.version}" if before else "there is no champion"

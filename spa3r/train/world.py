@@ -51,6 +51,14 @@ class World:
         distributed.all_gather(all_WN, mine_N)
         return [x.cpu() for x in all_WN]
 
+    def texts(self, mine: list[str]) -> list[str]:
+        """The texts of all ranks, in order of rank."""
+        if self.size == 1:
+            return mine
+        of_rank: list[list[str]] = [[] for _ in range(self.size)]
+        distributed.all_gather_object(of_rank, mine)
+        return [text for texts in of_rank for text in texts]
+
     def barrier(self) -> None:
         """Returns when every rank is here."""
         if self.size > 1:

@@ -45,7 +45,10 @@ class Registry:
 
     def log(self, version: tracking.Registered, report: FieldReport, encoder_hash: str) -> None:
         path = self.folder / FIELD
-        path.write_text(json.dumps({"encoder_hash": encoder_hash, "report": report.to_json()}))
+        path.write_text(json.dumps({
+            "encoder_hash": encoder_hash, "dataset": "rooms", "target_hash": f"t{version.version}",
+            "report": report.to_json(),
+        }))  # fmt: skip
         tracker = tracking.Tracker(tracking.connect(self.uri), version.run_id)
         tracker.log_artifact(path, EVALUATION)
 
@@ -71,7 +74,9 @@ def test_champion_moves_to_a_better_field_and_stays_for_a_worse_one(registry: Re
     result = model_stages.promote()
     assert result.facts["promoted"] and registry.champion() == one.version
     assert "is champion" in result.line and f"{MIN_SCENES} held-out scenes" in result.line
-    assert registry.candidate().tags["field_gate"] == "passed"
+    tags = registry.candidate().tags
+    assert tags["field_gate"] == "passed"
+    assert (tags["field_gate_dataset"], tags["field_gate_target_hash"]) == ("rooms", "t1")
 
     two = registry.register(2)
     assert (two.version, registry.champion()) == ("2", "1")

@@ -11,7 +11,7 @@ import mlflow
 import numpy as np
 import pytest
 
-from spa3r.errors import ServiceError, WeightsError
+from spa3r.errors import ConfigError, ServiceError, WeightsError
 from spa3r.hub import Spa3REncoder
 from spa3r.train import tracking
 from spa3r.train.pretrain import pretrain
@@ -56,6 +56,8 @@ def test_the_run_holds_settings_metrics_with_units_and_hashes(uri: str, encoder:
     assert run.data.params["train.steps"] == "4"
     assert run.data.tags["data_hash"] == "d"
     assert run.data.tags["unit.train/views_per_second"].startswith("views/s")
+    assert "train/geo/l1" in run.data.metrics
+    assert all(run.data.tags.get(f"unit.{name}") for name in run.data.metrics)
     history = client.get_metric_history(version.run_id, "train/total")
     assert [m.step for m in history] == [1, 2, 3, 4]
     assert run.info.artifact_uri.startswith("file://") and "/store/mlartifacts/" in (
@@ -135,21 +137,28 @@ def test_no_pickle_is_registered(home: Path, encoder: Path):
     assert not [p for p in stored if p.suffix in (".pkl", ".pt", ".pickle", ".bin")]
 
 
+DECIDED_ON = {"dataset": "rooms", "target_hash": "t"}
+
+
 def test_promotion_moves_champion_only_if_the_gate_holds(uri: str, encoder: Path):
     client = tracking.connect(uri)
-    line = tracking.promote(client, passed=False, reason="failed: no margin")
+    line = tracking.promote(client, passed=False, reason="failed: no margin", **DECIDED_ON)
     assert "not promoted, there is no champion: failed: no margin" in line
     assert tracking.find(client, "champion") is None
     candidate = tracking.find(client, "candidate")
     assert candidate is not None and candidate.tags["field_gate"] == "failed"
-    assert "is champion" in tracking.promote(client, passed=True, reason="passed")
+    assert "is champion" in tracking.promote(client, passed=True, reason="passed", **DECIDED_ON)
     champion = tracking.find(client, "champion")
     assert champion is not None and champion.version == candidate.version
     assert champion.tags["field_gate"] == "passed"
     assert champion.tags["field_gate_reason"] == "passed"
-    assert "champion stays at version 1" in tracking.promote(client, passed=False, reason="no")
+    assert champion.tags["field_gate_dataset"] == "rooms"
+    assert champion.tags["field_gate_target_hash"] == "t"
+    assert "champion stays at version 1" in tracking.promote(
+        client, passed=False, reason="no", **DECIDED_ON
+    )
     with pytest.raises(WeightsError, match="no version with alias"):
-        tracking.promote(client, passed=True, reason="", name="nobody")
+        tracking.promote(client, passed=True, reason="", name="nobody", **DECIDED_ON)
 
 
 def test_an_unreachable_server_is_one_line_and_soon(encoder: Path, uri: str):
@@ -162,6 +171,16 @@ def test_an_unreachable_server_is_one_line_and_soon(encoder: Path, uri: str):
     mlflow.set_tracking_uri("http://127.0.0.1:9")
     with pytest.raises(ServiceError, match=r"127\.0\.0\.1:9"):
         Spa3REncoder.from_pretrained("models:/spa3r-encoder@candidate")
+    mlflow.set_tracking_uri(uri)
+
+
+def test_a_damaged_or_impossible_database_is_one_line(uri: str, tmp_path: Path):
+    damaged = tmp_path / "mlflow.db"
+    damaged.write_text("not a database")
+    for path in (damaged, damaged / "below" / "mlflow.db"):
+        with pytest.raises(ServiceError) as caught:
+            tracking.connect(f"sqlite:///{path}")
+        assert str(path) in str(caught.value) and "\n" not in str(caught.value)
     mlflow.set_tracking_uri(uri)
 
 
@@ -182,3 +201,56 @@ def test_a_server_that_goes_away_does_not_stop_a_run(uri: str, monkeypatch: pyte
         tracker.log_line({"step": 3, "total": 0.25})
     history = tracker.client.get_metric_history(tracker.run_id, "train/total")
     assert [(m.step, m.value) for m in history] == [(1, 1.0), (2, 0.5), (3, 0.25)]
+
+
+def test_a_server_that_goes_away_is_one_line_wherever_it_is_asked(
+    uri: str, encoder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    from mlflow.exceptions import MlflowException
+
+    def away(*_args, **_kwargs):
+        raise MlflowException("connection refused\nlong story")
+
+    with (
+        pytest.raises(ServiceError) as caught,
+        tracking.track(uri, RECIPE, {"data_hash": "gone"}) as tracker,
+    ):
+        for name in ("log_batch", "search_model_versions", "set_terminated"):
+            monkeypatch.setattr(tracker.client, name, away)
+        with pytest.raises(ServiceError, match="does not answer"):
+            tracker.log_metrics({"field/model/geo/r2": 0.5})
+        tracking.register_encoder(tracker, encoder)
+    text = str(caught.value)
+    assert uri in text and "connection refused" in text and "\n" not in text
+    assert f"run {tracker.run_id} stays open" in caplog.text
+
+
+def test_the_end_of_a_run_does_not_hide_what_ended_it(uri: str, monkeypatch: pytest.MonkeyPatch):
+    from mlflow.exceptions import MlflowException
+
+    def away(*_args, **_kwargs):
+        raise MlflowException("connection refused")
+
+    with (
+        pytest.raises(ZeroDivisionError),
+        tracking.track(uri, RECIPE, {"data_hash": "hidden"}) as tracker,
+    ):
+        monkeypatch.setattr(tracker.client, "set_terminated", away)
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgresql+psycopg2", "http"])
+def test_an_unreachable_store_says_so_soon_and_without_its_password(scheme: str):
+    begin = time.monotonic()
+    with pytest.raises(ServiceError) as caught:
+        tracking.connect(f"{scheme}://lab:hunter2@127.0.0.1:9/mlflow")
+    text = str(caught.value)
+    assert "lab:***@127.0.0.1:9/mlflow" in text and "hunter2" not in text and "\n" not in text
+    assert time.monotonic() - begin < 10
+
+
+@pytest.mark.parametrize("uri", ["mysql://lab:hunter2@host/mlflow", "/tmp/mlruns", "databricks"])
+def test_another_kind_of_store_is_refused_in_one_line(uri: str):
+    with pytest.raises(ConfigError, match="write sqlite:////") as caught:
+        tracking.connect(uri)
+    assert "hunter2" not in str(caught.value) and "\n" not in str(caught.value)

@@ -52,3 +52,20 @@ def test_damaged_json_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "m.json").write_text("{")
     with pytest.raises(ShardError, match=r"m\.json"):
         storage.read_json(tmp_path / "m.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("postgresql://lab:hunter2@db:5432/m", "postgresql://lab:***@db:5432/m"),
+        ("away: http://lab:a/b@c@host:5000/api (no)", "away: http://lab:***@host:5000/api (no)"),
+        ("postgresql://db/m?user=lab&password=hunter2&x=1",
+         "postgresql://db/m?user=lab&password=***&x=1"),
+        ("http://host:5000 models:/spa3r-encoder@candidate",
+         "http://host:5000 models:/spa3r-encoder@candidate"),
+        ("sqlite:////home/a/mlflow.db", "sqlite:////home/a/mlflow.db"),
+        ("http://127.0.0.1:4200/api", "http://127.0.0.1:4200/api"),
+    ],
+)  # fmt: skip
+def test_no_line_shows_a_password(text: str, shown: str) -> None:
+    assert storage.redacted(text) == shown

@@ -1,19 +1,23 @@
 """Retries of named errors only, and the artifact that a stage leaves in Prefect."""
 
+import sqlite3
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import cv2
 import numpy as np
 import pytest
+import requests
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_LOGGING_LEVEL, temporary_settings
 from prefect.states import Completed, exception_to_crashed_state, exception_to_failed_state
 from prefect.testing.utilities import prefect_test_harness
 from prefect.utilities.asyncutils import run_coro_as_sync
+from sqlalchemy.exc import OperationalError
 
-from flows.common import TRANSIENT, is_transient, publish, stage_task
+from flows.common import is_transient, publish, stage_task
 from flows.stage import StageResult
 from spa3r.errors import ConfigError, ServiceError, ShardError
 
@@ -34,7 +38,15 @@ def failed(error: BaseException) -> Any:
     return run_coro_as_sync(exception_to_failed_state(error))
 
 
-@pytest.mark.parametrize("error", [*(kind("busy") for kind in TRANSIENT), ConnectionResetError()])
+@pytest.mark.parametrize(
+    "error",
+    [ConnectionResetError(), TimeoutError("x"), BlockingIOError("x"),
+     requests.exceptions.ConnectionError("x"), requests.exceptions.ReadTimeout("x"),
+     requests.exceptions.ConnectTimeout("x"), aiohttp.ClientConnectionError("x"),
+     aiohttp.ServerDisconnectedError(),
+     OperationalError("insert", {}, sqlite3.OperationalError("database is locked"))],
+    ids=lambda e: type(e).__name__,
+)  # fmt: skip
 def test_network_faults_are_worth_a_second_try(error: Exception) -> None:
     assert is_transient(None, RUN, failed(error))
 
@@ -42,7 +54,7 @@ def test_network_faults_are_worth_a_second_try(error: Exception) -> None:
 @pytest.mark.parametrize(
     "error",
     [ConfigError("x"), ShardError("x"), ServiceError("x"), ValueError("x"), FileNotFoundError("x"),
-     MemoryError("x")],
+     MemoryError("x"), requests.exceptions.HTTPError("x")],
     ids=lambda e: type(e).__name__,
 )  # fmt: skip
 def test_everything_else_is_final(error: Exception) -> None:
@@ -82,18 +94,19 @@ def test_prefect_retries_as_is_transient_says(server: None) -> None:
 def test_publish_keeps_a_table_and_a_picture(server: None, tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((4, 6, 3), np.uint8))
     result = StageResult(
-        stage="ingest", line="5 scenes", facts={"scenes": 5, "dropped": {"blur": 1}},
-        picture=str(tmp_path / "a.png"),
+        stage="ingest", line="5 scenes", picture=str(tmp_path / "a.png"),
+        facts={"scenes": 5, "dropped": {"blur": 1}, "shards": "ftp://lab:hunter2@host/shards"},
     )  # fmt: skip
 
     @flow
     def one() -> dict[str, Any]:
         return publish(result)
 
-    assert one()["facts"] == {"scenes": 5, "dropped": {"blur": 1}}
+    assert one()["facts"]["dropped"] == {"blur": 1}
     with get_client(sync_client=True) as client:
         kept = {a.key: a for a in client.read_artifacts()}
     table = kept["spa3r-ingest"]
     assert table.type == "table" and table.description == "5 scenes"
+    assert "ftp://lab:***@host/shards" in str(table.data) and "hunter2" not in str(table.data)
     assert '"scenes"' in str(table.data) and '"5"' in str(table.data)
     assert "data:image/png;base64," in str(kept["spa3r-ingest-picture"].data)

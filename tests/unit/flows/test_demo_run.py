@@ -77,3 +77,13 @@ def test_the_last_screen_names_every_place_and_command(tmp_path: Path) -> None:
         str(settings.prefect_database), "prefect server start",
     ):  # fmt: skip
         assert needed in text, needed
+
+
+def test_the_last_screen_shows_no_password(tmp_path: Path) -> None:
+    settings = Settings(
+        home=tmp_path, shards_root="", targets_root="", workers=1, train_workers=0, gpu=False,
+        mlflow_uri="postgresql://lab:hunter2@db/mlflow",
+    )  # fmt: skip
+    facts = {"report": "/r/report.html", "model": "models:/x@candidate"}
+    text = summary(settings, [{"stage": "evaluate", "line": "R2 0.5", "facts": facts}])
+    assert "postgresql://lab:***@db/mlflow" in text and "hunter2" not in text

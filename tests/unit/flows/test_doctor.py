@@ -61,3 +61,12 @@ def test_teachers_of_the_cache_are_found(home: Path) -> None:
     after = doctor.report()
     assert "ok  teacher VGGT-1B: in the Hugging Face cache" in after
     assert "--  teacher DINOv3" in after
+
+
+def test_no_line_shows_a_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    away = f"lab:hunter2@127.0.0.1:{free_port()}"
+    monkeypatch.setenv("PREFECT_API_URL", f"http://{away}/api")
+    for uri in (f"http://{away}", f"postgresql://{away}/mlflow", f"mysql://{away}"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        found = doctor.report()
+        assert found.count("lab:***@127.0.0.1") >= 2 and "hunter2" not in found

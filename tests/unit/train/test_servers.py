@@ -1,0 +1,61 @@
+"""Asking a server whether it is there, with and without a login."""
+
+import base64
+import http.server
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from spa3r.train.servers import mlflow_store, require_mlflow
+
+LOGIN = "Basic " + base64.b64encode(b"lab:hunter/2").decode()
+
+
+class Healthy(http.server.BaseHTTPRequestHandler):
+    """Answers a health route, to those who log in."""
+
+    def do_GET(self) -> None:
+        allowed = self.path == "/health" and self.headers["Authorization"] == LOGIN
+        self.send_response(200 if allowed else 401)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Says nothing."""
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    with http.server.HTTPServer(("127.0.0.1", 0), Healthy) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
+
+
+def test_a_login_is_sent_as_one(port: int) -> None:
+    require_mlflow(f"http://lab:hunter%2F2@127.0.0.1:{port}/")
+    with pytest.raises(Exception, match="401"):
+        require_mlflow(f"http://127.0.0.1:{port}")
+
+
+def test_a_database_that_listens_is_taken() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        require_mlflow(mlflow_store(f"postgresql://u:p@127.0.0.1:{port}/mlflow"))
+
+
+def test_files_always_answer() -> None:
+    require_mlflow("sqlite:////nowhere/mlflow.db")
+
+
+def test_plain_postgresql_names_the_installed_driver() -> None:
+    import psycopg2
+
+    assert psycopg2.__version__
+    assert mlflow_store("postgresql://u:p@h/m") == "postgresql+psycopg2://u:p@h/m"
+    for uri in ("postgresql+psycopg2://u:p@h/m", "sqlite:////a/mlflow.db", "https://h:5000"):
+        assert mlflow_store(uri) == uri
