@@ -1,17 +1,15 @@
 """What every flow adds to a plain stage function: retries, a log line and an artifact."""
 
-import base64
 import logging
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import aiohttp
 import requests
 import sqlalchemy.exc
 from prefect import get_run_logger, task
-from prefect.artifacts import create_image_artifact, create_table_artifact
+from prefect.artifacts import create_table_artifact
 from prefect.client.schemas.objects import State, TaskRun
 
 from flows.stage import StageResult
@@ -49,7 +47,4 @@ def publish(result: StageResult) -> dict[str, Any]:
     key = f"spa3r-{result.stage}"
     rows = [{"what": name, "value": redacted(str(value))} for name, value in result.facts.items()]
     create_table_artifact(key=key, table=rows, description=result.line)
-    if result.picture:
-        data = base64.b64encode(Path(result.picture).read_bytes()).decode()
-        create_image_artifact(key=f"{key}-picture", image_url=f"data:image/png;base64,{data}")
     return asdict(result)

@@ -22,8 +22,6 @@ class StageResult:
     """Plain data: places, counts, hashes, scores."""
     reused: bool = False
     """Nothing had to be done."""
-    picture: str | None = None
-    """A PNG worth showing beside the facts."""
 
 
 @contextmanager

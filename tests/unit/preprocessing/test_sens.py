@@ -226,3 +226,36 @@ def test_intrinsics_that_are_no_camera_are_reported_and_left_out():
     (frame,) = reader.frames()
     assert isinstance(frame, Frame) and frame.K_33 is None
     assert "intrinsics" in reader.problems[0]
+
+
+def check_mutations(rounds: int, seed: int) -> None:
+    """Files with a few changed bytes are refused by name or read; nothing else, and bounded."""
+    whole = small_sens(frames=4)
+    rng = np.random.default_rng(seed)
+    refused = 0
+    for _ in range(rounds):
+        data = bytearray(whole)
+        # Half of the damage goes to the header and the first frame's lengths, where it lies best.
+        reach = 420 if rng.random() < 0.5 else len(data)
+        for at in rng.integers(0, reach, rng.integers(1, 5)):
+            data[at] = rng.integers(256)
+        tracemalloc.start()
+        try:
+            for frame in open_small(bytes(data)).frames(1):
+                unusable(frame)
+        except FormatError:
+            refused += 1
+        finally:
+            _, peak = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+        assert peak < 64 << 20
+    assert 0 < refused < rounds
+
+
+def test_thirty_mutations():
+    check_mutations(30, seed=0)
+
+
+@pytest.mark.soak
+def test_two_thousand_mutations():
+    check_mutations(2000, seed=1)
