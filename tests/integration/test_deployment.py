@@ -1,5 +1,6 @@
 """A real Prefect server and worker on loopback run `pretrain/local` as a user would start it."""
 
+import json
 import os
 import shutil
 import socket
@@ -105,16 +106,14 @@ def test_deployed_pretrain_completes_and_registers(
         spa3r = [str(BIN / "spa3r")]
         rooms = ["rooms", f"{home}/rooms", "--count", "4", "--val", "1", "--size", "224x168"]
         subprocess.run([*spa3r, *rooms, "--frames", "12"], env=env, cwd=tmp_path, check=True)
+        overrides = [f"--set={k}={v}" for k, v in json.loads(SETTINGS).items()]
+        of_debug = ["--dataset", "rooms", "--recipe", "debug", *overrides]
+        for command in (["ingest", f"{home}/rooms"], ["targets"]):
+            subprocess.run([*spa3r, *command, *of_debug], env=env, cwd=tmp_path, check=True)
         parameters = ["--param", 'recipe="debug"', "--param", f"overrides={SETTINGS}"]
-        for name, extra in (
-            ("ingest/local", ["--param", f'root="{home}/rooms"']),
-            ("targets/local", []),
-            ("pretrain/local", []),
-        ):
-            out = prefect(
-                env, "deployment", "run", name, "--watch", *parameters, *extra, timeout=240
-            )
-            assert "Completed" in out, out + worker_log.read_text()
+        name = "pretrain/local"
+        out = prefect(env, "deployment", "run", name, "--watch", *parameters, timeout=240)
+        assert "Completed" in out, out + worker_log.read_text()
 
     assert (REPO / "prefect.yaml").read_bytes() == before, "deploy edited prefect.yaml"
     import mlflow

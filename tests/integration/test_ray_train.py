@@ -25,7 +25,7 @@ def rooms() -> BoxRooms:
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[None]:
-    """One Ray for several runs, as on a cluster."""
+    """One Ray for several runs; in test_deployment.py `on_ray` starts its own."""
     import ray
 
     from spa3r.train import cluster
@@ -39,7 +39,7 @@ def weights(folder: Path) -> bytes:
     return (folder / "model.safetensors").read_bytes()
 
 
-def test_one_worker_equals_the_loop_without_ray(tmp_path: Path, rooms: BoxRooms):
+def test_one_worker_equals_the_loop_without_ray(tmp_path: Path, rooms: BoxRooms, running: None):
     from spa3r.train.cluster import on_ray
 
     alone = pretrain(RECIPE, rooms, tmp_path / "alone")
@@ -48,7 +48,7 @@ def test_one_worker_equals_the_loop_without_ray(tmp_path: Path, rooms: BoxRooms)
     assert [x["total"] for x in read_lines(tmp_path / "alone" / "metrics.jsonl")] == [
         x["total"] for x in read_lines(tmp_path / "ray" / "metrics.jsonl")
     ]
-    # Stopped before its last checkpoint and started again, by a new Ray on the same folder.
+    # Stopped before its last checkpoint and started again, by new workers on the same folder.
     (tmp_path / "ray" / "done.json").unlink()
     shutil.rmtree(tmp_path / "ray" / "checkpoints" / "step-00000012")
     shutil.rmtree(ray.encoder)
