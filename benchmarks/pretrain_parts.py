@@ -24,6 +24,7 @@ from spa3r.data.batch import ClipBatch
 from spa3r.data.clips import Clip
 from spa3r.data.targets import CLIP_TABLE, MANIFEST_FILE, SEMANTIC_TABLE, STATS_FILE
 from spa3r.recipes.paper import paper
+from spa3r.recipes.release import release
 from spa3r.teachers.base import ClipViews
 from spa3r.teachers.camera_head import CameraHeadConfig
 from spa3r.teachers.dinov2 import DinoV2Config
@@ -51,8 +52,8 @@ class Size:
     student: ModelConfig
 
 
-FULL = Size(clips=3, image_hw=(392, 518), vggt=VggtConfig(), dinov3=VITL16, student=paper().model)
-"""VGGT-1B, DINOv3 ViT-L/16, the paper's student; 24 views, the published batch of one GPU."""
+FULL = Size(clips=3, image_hw=(392, 518), vggt=VggtConfig(), dinov3=VITL16, student=release().model)
+"""VGGT-1B, DINOv3 ViT-L/16, the published student; 24 views, the published batch of one GPU."""
 
 SMALL = Size(
     clips=1,

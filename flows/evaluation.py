@@ -67,6 +67,7 @@ def report_of(
             recipe=recipe,
             geometric_teacher=references["geometric"],
             semantic_teacher=references.get("semantic"),
+            linguistic_teacher=references.get("linguistic"),
             data=_summary(dataset, table, train, val),
             field=field,
             verdict=verdict,
@@ -87,7 +88,9 @@ def _sources(
     train, val = (
         CachedTargets(require_targets(settings, dataset, recipe, s)) for s in ("train", "val")
     )
-    roles = ["geometric", *(["semantic"] if student.model.config.semantic else [])]
+    config = student.model.config
+    predicted = {"semantic": config.semantic, "linguistic": config.linguistic}
+    roles = ["geometric", *(role for role, wanted in predicted.items() if wanted)]
     for targets in (train, val):
         for role in roles:
             taught, found = student.card.references.get(role), targets.references.get(role)

@@ -6,7 +6,6 @@ from typing import Any
 from flows.data_stages import require_shards
 from flows.settings import Settings
 from spa3r import storage
-from spa3r.errors import SceneError
 from spa3r.recipes import catalogue
 
 
@@ -26,8 +25,6 @@ def show(
     if what.endswith(".safetensors"):
         from spa3r.latent import SceneLatent
 
-        if not storage.exists(what):
-            raise SceneError(f"{what}: no such file; `spa3r encode SCAN -o {what}` writes it")
         return f"{what}: {SceneLatent.load(what).summary()}"
     from spa3r.data.shards import FrameTable
     from spa3r.viz.sheet import contact_sheet

@@ -1,10 +1,10 @@
 """Frame shards in, teacher targets out. Plain functions; Prefect only calls them.
 
-The unit of work is a scene: `<scene>.frames.tar` (semantic tokens, one sample per frame and
-mirror, shared by clips), `<scene>.clips.tar`, their indices as Parquet, the channels' sums and,
-last, the sidecar. The split's tables, statistics and manifest are made from finished scenes. Every
-file is a pure function of shards, clips and teachers: work that was killed and started again ends
-with the same bytes.
+The unit of work is a scene: `<scene>.frames.tar` (semantic and linguistic tokens, one sample per
+frame and mirror, shared by clips), `<scene>.clips.tar`, their indices as Parquet, the channels'
+sums and, last, the sidecar. The split's tables, statistics and manifest are made from finished
+scenes. Every file is a pure function of shards, clips and teachers: work that was killed and
+started again ends with the same bytes.
 
 Legend: V views, N tokens per view, D width.
 """
@@ -30,7 +30,7 @@ from preprocessing import shards
 from preprocessing.workers import process_pool
 from spa3r import schema, storage
 from spa3r.config import ClipSpec, TeacherSpec, config_hash, to_dict
-from spa3r.data.answers import FrameKey, TeacherAnswers, frame_keys
+from spa3r.data.answers import FrameKey, TeacherAnswers, frame_keys, frame_widths
 from spa3r.data.clips import Clip
 from spa3r.data.shards import FrameTable
 from spa3r.data.statistics import ChannelSums, mean_and_std
@@ -48,12 +48,15 @@ from spa3r.data.targets import (
 from spa3r.errors import ShardError
 from spa3r.progress import meter
 from spa3r.teachers.base import GeometricTargets, GeometricTeacher, SemanticTeacher
-from spa3r.teachers.build import build_geometric, build_semantic
+from spa3r.teachers.build import build_geometric, build_linguistic, build_semantic
 
 log = logging.getLogger(__name__)
 
 _CLIP_SCHEMA: Final = shards.arrow_schema(CLIP_COLUMNS)
-_SEMANTIC_SCHEMA: Final = shards.arrow_schema(SEMANTIC_COLUMNS)
+_FRAME_SCHEMA: Final = shards.arrow_schema(SEMANTIC_COLUMNS)
+
+Teachers = Mapping[str, GeometricTeacher | SemanticTeacher | None]
+"""By role: geometric, semantic, linguistic."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +100,7 @@ def write_targets(
     device: str = "cpu",
     geometric: GeometricTeacher | None = None,
     semantic: SemanticTeacher | None = None,
+    linguistic: SemanticTeacher | None = None,
 ) -> TargetManifest:
     """Draws the clips of a split's scenes and writes what the teachers say of them.
 
@@ -106,11 +110,12 @@ def write_targets(
         out: folder or URL of the split's targets.
         workers: processes, one thread each; teachers on a GPU and teachers given as objects work
             in this process.
-        geometric: a teacher in place of the one that the spec names; the same for semantic.
+        geometric, semantic, linguistic: teachers in place of those that the spec names.
 
     Raises:
         SceneError: no scene of the split is long enough for a clip.
         TeacherError, WeightsError: a teacher cannot be had or lacks what it needs.
+        ConfigError: a teacher is given for a kind of token that the spec does not have.
         ShardError: shards cannot be read or out cannot be written; finished scenes are kept.
     """
     out = str(out)
@@ -119,13 +124,14 @@ def write_targets(
     drawn, dropped = draw_split(table, split, clips)
     for reason in dropped.values():
         log.warning("left out: %s", reason)
-    if geometric is not None or semantic is not None or device != "cpu":
+    if geometric or semantic or linguistic or device != "cpu":
         workers = 1
     geometric = geometric or build_geometric(teacher, device=device)
     semantic = semantic or build_semantic(teacher, device=device)
-    answers = TeacherAnswers(table, teacher, geometric, semantic, device=device)
-    references = _references(geometric, semantic)
-    same = [*_made_by(teacher, geometric, semantic), split, schema.SCHEMA_VERSION]
+    linguistic = linguistic or build_linguistic(teacher, device=device)
+    answers = TeacherAnswers(table, teacher, geometric, semantic, linguistic, device=device)
+    teachers = {"geometric": geometric, "semantic": semantic, "linguistic": linguistic}
+    same = [*_made_by(teacher, teachers), split, schema.SCHEMA_VERSION]
     jobs = [
         _Job(
             out=out, scene=scene, split=split, clips=tuple(of_scene),
@@ -134,30 +140,21 @@ def write_targets(
         for scene, of_scene in sorted(drawn.items())
     ]  # fmt: skip
     reused = _write_scenes(answers, jobs, workers)
-    facts = _merge(out, [job.scene for job in jobs], _widths(teacher, semantic is not None))
+    facts = _merge(out, [job.scene for job in jobs], _widths(teacher))
     facts |= {"data_hash": table.data_hash, "dropped": dropped}
     made_with = {
         "schema": schema.SCHEMA_VERSION, "split": split, "clip_spec": to_dict(clips),
-        "teacher": to_dict(teacher), "references": references,
+        "teacher": to_dict(teacher),
+        "references": {role: one.reference() if one else None for role, one in teachers.items()},
     }  # fmt: skip
     shards.write_json(storage.join(out, MANIFEST_FILE), made_with | facts)
     return TargetManifest(folder=out, reused=reused, **facts)
 
 
-def _made_by(
-    spec: TeacherSpec, geometric: GeometricTeacher, semantic: SemanticTeacher | None
-) -> list[Any]:
+def _made_by(spec: TeacherSpec, teachers: Teachers) -> list[Any]:
     """All that decides the teachers' numbers; weights that only moved give the same targets."""
-    nowhere = replace(spec, geometric_uri="", semantic_uri="")
-    teachers = [geometric, semantic] if semantic else [geometric]
-    return [to_dict(nowhere), [[teacher.hash, teacher.precision] for teacher in teachers]]
-
-
-def _references(geometric: GeometricTeacher, semantic: SemanticTeacher | None) -> dict[str, Any]:
-    return {
-        "geometric": geometric.reference(),
-        "semantic": semantic.reference() if semantic else None,
-    }
+    nowhere = replace(spec, geometric_uri="", semantic_uri="", linguistic_uri="")
+    return [to_dict(nowhere), [[one.hash, one.precision] for one in teachers.values() if one]]
 
 
 def _ids(clips: Sequence[Clip]) -> list[str]:
@@ -211,8 +208,9 @@ def _one_torch_thread() -> None:
 
 @lru_cache(maxsize=1)
 def _worker_answers(folder: str, teacher: TeacherSpec) -> TeacherAnswers:
-    table = FrameTable(folder)
-    return TeacherAnswers(table, teacher, build_geometric(teacher), build_semantic(teacher))
+    geometric, semantic = build_geometric(teacher), build_semantic(teacher)
+    linguistic = build_linguistic(teacher)
+    return TeacherAnswers(FrameTable(folder), teacher, geometric, semantic, linguistic)
 
 
 def _work(folder: str, teacher: TeacherSpec, job: _Job) -> str:
@@ -228,18 +226,15 @@ def _write_scene(answers: TeacherAnswers, job: _Job) -> str:
     shards.discard(shards.sidecar_url(out, scene))
     files: dict[str, shards.FileMark] = {}
     counts = {"clips": len(job.clips), "frames": 0}
-    geo, depth = ChannelSums(answers.spec.width), ChannelSums(1)
-    sums: dict[str, Tensor] = {}
-    if answers.has_semantic:
-        sem = ChannelSums(answers.spec.semantic_width)
+    sums = {kind: ChannelSums(width) for kind, width in _widths(answers.spec).items()}
+    if frame_widths(answers.spec):
         keys = sorted({key for clip in job.clips for key in frame_keys(clip)})
         counts["frames"] = len(keys)
-        files |= _write_frames(answers, job, keys, sem)
-        sums |= sem.state("sem")
-    files |= _write_clips(answers, job, geo, depth)
-    sums |= geo.state("geo") | depth.state("depth")
+        files |= _write_frames(answers, job, keys, sums)
+    files |= _write_clips(answers, job, sums)
+    states = {name: x for kind, one in sums.items() for name, x in one.state(kind).items()}
     name = f"{scene}.{STATS_FILE}"
-    files[name] = _publish(storage.join(out, name), safetensors.torch.save(sums))
+    files[name] = _publish(storage.join(out, name), safetensors.torch.save(states))
     shards.write_sidecar(
         out, scene, stage="targets", spec_hash=job.spec_hash, files=files, counts=counts
     )
@@ -247,16 +242,18 @@ def _write_scene(answers: TeacherAnswers, job: _Job) -> str:
 
 
 def _write_frames(
-    answers: TeacherAnswers, job: _Job, keys: Sequence[FrameKey], sums: ChannelSums
+    answers: TeacherAnswers, job: _Job, keys: Sequence[FrameKey], sums: Mapping[str, ChannelSums]
 ) -> dict[str, shards.FileMark]:
-    """Semantic tokens of the scene's frames, and their index."""
+    """Tokens of the scene's frames, and their index."""
     grid_hw = answers.grid_hw(job.clips[0])
 
     def samples() -> Iterator[tuple[str, dict[str, bytes]]]:
         for key in keys:
-            tokens_ND = answers.semantic([key], grid_hw)[0].cpu().contiguous()
-            sums.add(tokens_ND, f"scene {job.scene}, frame {key[1]}")
-            payload = safetensors.torch.save({schema.SEM_TOKENS: tokens_ND})
+            found = answers.of_frames([key], grid_hw)
+            tensors = {kind: tokens_FND[0].cpu().contiguous() for kind, tokens_FND in found.items()}
+            for kind, tokens_ND in tensors.items():
+                sums[kind].add(tokens_ND, f"scene {job.scene}, frame {key[1]}")
+            payload = safetensors.torch.save(tensors)
             yield f"{key[1]:06d}{'m' if key[2] else ''}", {schema.SEM_PART: payload}
 
     tar, rows_name = f"{job.scene}.frames.tar", f"{job.scene}.{SEMANTIC_TABLE}"
@@ -266,13 +263,13 @@ def _write_frames(
          "size": entry.size}
         for (scene, frame, mirror), entry in zip(keys, index.entries, strict=True)
     ]  # fmt: skip
-    table = pa.Table.from_pylist(rows, _SEMANTIC_SCHEMA)
-    mark = shards.write_parquet(storage.join(job.out, rows_name), [table], _SEMANTIC_SCHEMA)
+    table = pa.Table.from_pylist(rows, _FRAME_SCHEMA)
+    mark = shards.write_parquet(storage.join(job.out, rows_name), [table], _FRAME_SCHEMA)
     return {tar: index.mark, rows_name: mark}
 
 
 def _write_clips(
-    answers: TeacherAnswers, job: _Job, sums: ChannelSums, depth_sums: ChannelSums
+    answers: TeacherAnswers, job: _Job, sums: Mapping[str, ChannelSums]
 ) -> dict[str, shards.FileMark]:
     """Geometric targets of the scene's clips, and their index."""
     rows = {clip.id: _row(clip, job, answers.grid_hw(clip)) for clip in job.clips}
@@ -285,9 +282,9 @@ def _write_clips(
             for tokens_ND, valid_N in zip(
                 tensors[schema.GEO_TOKENS], tensors[schema.PATCH_VALID], strict=True
             ):
-                sums.add(tokens_ND[valid_N], f"clip {clip.id}")
+                sums["geo"].add(tokens_ND[valid_N], f"clip {clip.id}")
             depth_VN = tensors[schema.PATCH_DEPTH]
-            depth_sums.add(depth_VN[depth_VN > 0][:, None], f"depth of clip {clip.id}")
+            sums["depth"].add(depth_VN[depth_VN > 0][:, None], f"depth of clip {clip.id}")
             meta = json.dumps(_meta(clip, targets, rows[clip.id]), sort_keys=True, allow_nan=False)
             payload = safetensors.torch.save(tensors)
             yield clip.id, {schema.CLIP_PART: payload, schema.CLIP_META_PART: meta.encode()}
@@ -339,10 +336,9 @@ def _publish(url: str, data: bytes) -> shards.FileMark:
 # --- the split ------------------------------------------------------------------------------------
 
 
-def _widths(teacher: TeacherSpec, has_semantic: bool) -> dict[str, int]:
+def _widths(teacher: TeacherSpec) -> dict[str, int]:
     """Channels of each kind of value that is summed up."""
-    widths = {"geo": teacher.width, "depth": 1}
-    return widths | {"sem": teacher.semantic_width} if has_semantic else widths
+    return {"geo": teacher.width, "depth": 1} | frame_widths(teacher)
 
 
 def _merge(out: str, scenes: Sequence[str], widths: Mapping[str, int]) -> dict[str, Any]:
@@ -352,8 +348,8 @@ def _merge(out: str, scenes: Sequence[str], widths: Mapping[str, int]) -> dict[s
         ShardError: a scene's file is damaged, or the split's cannot be written.
     """
     names = {CLIP_TABLE: _CLIP_SCHEMA}
-    if "sem" in widths:
-        names[SEMANTIC_TABLE] = _SEMANTIC_SCHEMA
+    if set(widths) & set(schema.FRAME_KINDS):
+        names[SEMANTIC_TABLE] = _FRAME_SCHEMA
     for name, arrow_schema in names.items():
         tables = (shards.read_parquet(storage.join(out, f"{scene}.{name}")) for scene in scenes)
         shards.write_parquet(storage.join(out, name), tables, arrow_schema)

@@ -65,6 +65,9 @@ class ClipSpec:
     view_counts: tuple[int, ...] = (4, 5, 6, 7, 8, 9, 10, 11, 12)
     mask_ratio: float = 0.5
     """Share of target views: int(n * (1 - ratio)) views are context, view 0 always among them."""
+    mask_schedule: tuple[float, ...] = ()
+    """Curriculum: mask ratios of equal shares of the training, in order; empty: mask_ratio all the
+    way. Every scene gets clips of every stage."""
     gap: tuple[int, int] = (2, 6)
     """Smallest and largest step between neighbouring views, in kept frames."""
     clips_per_scene: int = 64
@@ -74,16 +77,27 @@ class ClipSpec:
 
     def __post_init__(self) -> None:
         _require(bool(self.view_counts), "view_counts must not be empty")
-        _require(0 < self.mask_ratio < 1, f"mask_ratio must lie in (0, 1), got {self.mask_ratio}")
+        for ratio in self.stages:
+            _require(0 < ratio < 1, f"a mask ratio must lie in (0, 1), got {ratio}")
         _require(1 <= self.gap[0] <= self.gap[1], f"gap {self.gap} is not an increasing pair >= 1")
-        _require(self.clips_per_scene >= 1, "clips_per_scene must be at least 1")
+        _require(
+            self.clips_per_scene >= len(self.stages),
+            f"{len(self.stages)} mask ratios need as many clips per scene, got"
+            f" clips_per_scene {self.clips_per_scene}",
+        )
         for n in self.view_counts:
-            context = int(n * (1 - self.mask_ratio))
-            _require(
-                1 <= context < n,
-                f"{n} views at mask ratio {self.mask_ratio} leave {context} context views;"
-                " at least one context and one target view are needed",
-            )
+            for ratio in self.stages:
+                context = int(n * (1 - ratio))
+                _require(
+                    1 <= context < n,
+                    f"{n} views at mask ratio {ratio} leave {context} context views;"
+                    " at least one context and one target view are needed",
+                )
+
+    @property
+    def stages(self) -> tuple[float, ...]:
+        """Mask ratios in the order of training; one where there is no curriculum."""
+        return self.mask_schedule or (self.mask_ratio,)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,22 +105,34 @@ class TeacherSpec:
     """Which frozen networks (or, for `rgbd`, which fixed functions) make the targets."""
 
     geometric: Literal["vggt", "rgbd"] = "vggt"
-    semantic: Literal["dinov3", "labels", "none"] = "dinov3"
+    semantic: Literal["dinov3", "dinov2", "labels", "none"] = "dinov3"
+    """`dinov2` is an explicit alternative (its weights are not gated), never a fallback."""
+    linguistic: Literal["clip", "none"] = "none"
+    """Language-aligned features of each frame (paper Table 4)."""
     geometric_uri: str = "facebook/VGGT-1B"
     """File (.safetensors, .pt), folder or Hugging Face id; unused by `rgbd`."""
     semantic_uri: str = "facebook/dinov3-vitl16-pretrain-lvd1689m"
     """File, folder or Hugging Face id; unused by `labels`."""
+    linguistic_uri: str = "openai/clip-vit-large-patch14"
+    """Folder or Hugging Face id."""
+    layer: int = -1
+    """Aggregator layer whose tokens are the geometric targets and the encoder's input; negative
+    counts from the last, as indices do."""
     qk_norm: Literal["layernorm", "rms"] = "layernorm"
     """QK norm of VGGT's global blocks: the true one, or the authors' release (reference 2.2 #8)."""
     passes: Literal["asymmetric", "two_pass"] = "asymmetric"
     """One masked pass (paper eq. 5), or a context-only and a full pass (released configuration)."""
     cameras: Literal["teacher", "dataset"] = "teacher"
+    metric_scale: bool = False
+    """With cameras="teacher": metres per unit from the dataset's poses, carried with targets and
+    latents. With cameras="dataset" the scale is known anyway."""
     dtype: Literal["float16", "bfloat16"] = "float16"
     """Stored dtype of the tokens; `online` targets are cast to it too."""
     patch_size: int = 14
     width: int = 2048
     """Width of a geometric token."""
     semantic_width: int = 1024
+    linguistic_width: int = 1024
     seed: int = 0
     """Of the fixed random projections of `rgbd` and `labels`."""
 
@@ -121,6 +147,10 @@ class TeacherSpec:
             "the rgbd teacher looks at each view alone: two_pass has no meaning",
         )
         _require(
+            not (self.geometric == "rgbd" and self.layer != -1),
+            f"the rgbd teacher has no layers, got layer {self.layer}: set geometric='vggt'",
+        )
+        _require(
             not (self.geometric == "vggt" and self.patch_size != 14),
             f"VGGT has patches of 14 pixels, got patch_size {self.patch_size}",
         )
@@ -132,6 +162,7 @@ class ModelConfig:
 
     geo_width: int = 2048
     sem_width: int = 1024
+    lang_width: int = 1024
     width: int = 768
     num_latents: int = 256
     encoder_layers: int = 6
@@ -146,6 +177,11 @@ class ModelConfig:
     """Predict geometric targets."""
     semantic: bool = True
     """Predict semantic targets."""
+    linguistic: bool = False
+    """Predict linguistic (CLIP) targets."""
+    depth_probe: Literal["hidden", "features"] = "hidden"
+    """What the depth probe reads, detached: the decoder's hidden state (release) or the predicted
+    features side by side (paper)."""
     standardise: bool = False
     """Standardise teacher tokens per channel, input and target alike, by training statistics kept
     as buffers (not in the paper; see docs/models.md)."""
@@ -157,7 +193,10 @@ class ModelConfig:
         )
         head = self.width // self.num_heads
         _require(head % 8 == 0, f"head width {head} is not a multiple of 8 (PRoPE and RoPE)")
-        _require(self.geometric or self.semantic, "no target: set geometric or semantic")
+        _require(
+            self.geometric or self.semantic or self.linguistic,
+            "no target: set geometric, semantic or linguistic",
+        )
         _require(self.num_latents >= 1, "num_latents must be at least 1")
 
 
@@ -222,12 +261,16 @@ class Recipe:
         )
         for what, ours, theirs in pairs:
             _require(ours == theirs, f"{what}: teacher has {ours}, model expects {theirs}")
-        if m.semantic:
-            _require(t.semantic != "none", "model.semantic is on but the teacher has no semantics")
-            _require(
-                t.semantic_width == m.sem_width,
-                f"semantic width: teacher has {t.semantic_width}, model expects {m.sem_width}",
-            )
+        frame_targets = (
+            ("semantic", m.semantic, t.semantic, t.semantic_width, m.sem_width),
+            ("linguistic", m.linguistic, t.linguistic, t.linguistic_width, m.lang_width),
+        )
+        for kind, wanted, source, ours, theirs in frame_targets:
+            if wanted:
+                _require(source != "none", f"model.{kind} is on but teacher.{kind} is 'none'")
+                _require(
+                    ours == theirs, f"{kind} width: teacher has {ours}, model expects {theirs}"
+                )
         _require(
             self.ingest.multiple % t.patch_size == 0,
             f"images are cropped to a multiple of {self.ingest.multiple}, which patches of"

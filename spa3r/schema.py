@@ -64,7 +64,7 @@ DROP_REASONS: Final = (
     DROP_TRUNCATED,
 )
 
-# --- target shards: one tar of clips and one tar of per-frame semantic tokens per scene ----------
+# --- target shards: one tar of clips and one tar of per-frame tokens per scene --------------------
 # Clip sample, key = clip id. One safetensors part with the tensors below, one JSON part.
 CLIP_PART: Final = "clip.safetensors"
 CLIP_META_PART: Final = "clip.json"
@@ -74,9 +74,18 @@ CAMERA_FROM_WORLD: Final = "camera_from_world"  # (V, 4, 4) float32, world = vie
 INTRINSICS: Final = "K"  # (V, 3, 3) float32, pixels of the clip's images
 PATCH_DEPTH: Final = "depth"  # (V, N) float32, in the clip's units; 0 = unknown
 PATCH_VALID: Final = "valid"  # (V, N) bool; absent = all valid
-# Semantic sample, key = "<frame:06d>" or "<frame:06d>m" for the mirrored frame.
+# Frame sample, key = "<frame:06d>" or "<frame:06d>m" for the mirrored frame. One safetensors part,
+# named after its first kind, with the tensors of those frame teachers that the spec has.
 SEM_PART: Final = "sem.safetensors"
 SEM_TOKENS: Final = "sem"  # (N, Ds) stored dtype
+LANG_TOKENS: Final = "lang"  # (N, Dl) stored dtype
+
+# --- kinds of features ----------------------------------------------------------------------------
+# Short name (tensors, losses, metrics) -> long name (settings, teachers), in the order in which
+# features stand side by side. Geometric tokens belong to a clip, the others to a frame.
+KIND_NAMES: Final = {GEO_TOKENS: "geometric", SEM_TOKENS: "semantic", LANG_TOKENS: "linguistic"}
+KINDS: Final = tuple(KIND_NAMES)
+FRAME_KINDS: Final = (SEM_TOKENS, LANG_TOKENS)
 
 # --- sidecars: the completion mark of a unit of work, written last -------------------------------
 # {"schema", "stage", "unit", "spec_hash", "files": {name: {"bytes", "sha256"}}, "counts": {...}}

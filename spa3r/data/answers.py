@@ -6,7 +6,7 @@ frames stay decoded, and for `rgbd` described, because clips of a scene share th
 Legend: B clips, F frames, V views, N tokens per view, D width.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
@@ -19,7 +19,8 @@ from spa3r.config import TeacherSpec
 from spa3r.data.clips import Clip
 from spa3r.data.shards import FrameTable
 from spa3r.data.views import concatenate, join_views, load_view, stack_views, to_device
-from spa3r.errors import TeacherError
+from spa3r.errors import ConfigError, TeacherError
+from spa3r.schema import FRAME_KINDS, KIND_NAMES, LANG_TOKENS, SEM_TOKENS
 from spa3r.teachers.base import ClipViews, GeometricTargets, GeometricTeacher, SemanticTeacher
 from spa3r.teachers.rgbd import RgbdTeacher
 from spa3r.teachers.rgbd_features import PatchStats
@@ -32,12 +33,21 @@ FrameKey = tuple[str, int, bool]
 """(scene, frame number, mirrored)."""
 
 
+def frame_widths(spec: TeacherSpec) -> dict[str, int]:
+    """Kinds of per-frame tokens that the spec's teachers give, with their widths."""
+    widths = {SEM_TOKENS: spec.semantic_width, LANG_TOKENS: spec.linguistic_width}
+    return {kind: widths[kind] for kind in FRAME_KINDS if getattr(spec, KIND_NAMES[kind]) != "none"}
+
+
 class TeacherAnswers:
-    """What a pair of teachers says about the frames of one manifest, in the stored dtype.
+    """What the teachers say about the frames of one manifest, in the stored dtype.
 
     Args:
-        semantic: None where spec.semantic is "none".
+        semantic, linguistic: None where the spec says "none".
         device: where the teachers are and the answers will be.
+
+    Raises:
+        ConfigError: the frame teachers are not those that the spec names.
     """
 
     def __init__(
@@ -46,20 +56,24 @@ class TeacherAnswers:
         spec: TeacherSpec,
         geometric: GeometricTeacher,
         semantic: SemanticTeacher | None,
+        linguistic: SemanticTeacher | None = None,
         *,
         device: torch.device | str = "cpu",
     ) -> None:
         self.table, self.spec = table, spec
-        self._geometric, self._semantic = geometric, semantic
+        self._geometric = geometric
+        given = {SEM_TOKENS: semantic, LANG_TOKENS: linguistic}
+        self._of_frames: Mapping[str, SemanticTeacher] = {k: t for k, t in given.items() if t}
+        if set(self._of_frames) != set(frame_widths(spec)):
+            raise ConfigError(
+                f"frame teachers {sorted(self._of_frames)} given, but the spec names"
+                f" {sorted(frame_widths(spec))}: set teacher.semantic and teacher.linguistic to"
+                " match"
+            )
         self._device = torch.device(device)
         self._dtype = TOKEN_DTYPES[spec.dtype]
         self._view = lru_cache(maxsize=_RECENT_FRAMES)(self._load_view)
         self._patches = lru_cache(maxsize=_RECENT_FRAMES)(self._describe)
-
-    @property
-    def has_semantic(self) -> bool:
-        """Whether there are semantic tokens at all."""
-        return self._semantic is not None
 
     def grid_hw(self, clip: Clip) -> tuple[int, int]:
         """Rows and columns of patches of the clip's views."""
@@ -91,25 +105,26 @@ class TeacherAnswers:
         )
 
     @torch.no_grad()
-    def semantic(self, frames: Sequence[FrameKey], grid_hw: tuple[int, int]) -> Tensor:
-        """Semantic tokens (F, N, D) of frames of one size.
+    def of_frames(self, frames: Sequence[FrameKey], grid_hw: tuple[int, int]) -> dict[str, Tensor]:
+        """Per-frame tokens (F, N, D) of frames of one size, by kind; {} without frame teachers.
 
         On a CPU each frame is a call of its own: batches gain nothing there, and a frame's tokens
         then do not depend, not even by rounding, on the company in which they were asked for.
 
         Raises:
-            TeacherError: no semantic teacher, or it lacks what it needs; names the scenes.
+            TeacherError: a teacher lacks what it needs; names the scenes.
         """
-        if self._semantic is None:
-            raise TeacherError("semantic tokens asked for, but teacher.semantic is 'none'")
+        if not self._of_frames:
+            return {}
         step = 1 if self._device.type == "cpu" else _FRAMES_PER_CALL_ON_GPU
-        tokens = []
+        tokens: dict[str, list[Tensor]] = {kind: [] for kind in self._of_frames}
         for start in range(0, len(frames), step):
             keys = frames[start : start + step]
+            views = stack_views([self._view(*key) for key in keys])
             with _naming({scene for scene, _, _ in keys}):
-                answer = self._semantic(stack_views([self._view(*key) for key in keys]), grid_hw)
-            tokens.append(answer[:, 0].to(self._dtype))
-        return torch.cat(tokens)
+                for kind, teacher in self._of_frames.items():
+                    tokens[kind].append(teacher(views, grid_hw)[:, 0].to(self._dtype))
+        return {kind: torch.cat(parts) for kind, parts in tokens.items()}
 
     def _views(self, clip: Clip) -> ClipViews:
         views = join_views([self._view(*key) for key in frame_keys(clip)], clip)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from spa3r.data.clips import Clip
+from spa3r.schema import KINDS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,10 +24,16 @@ class ClipBatch:
     geo_BVND: Tensor
     context_BCND: Tensor  # encoder input; equals geo at the context views except with two passes
     sem_BVND: Tensor | None
+    lang_BVND: Tensor | None = None
     camera_from_world_BV44: Tensor  # float32, world = view 0's camera, clip units
     K_BV33: Tensor  # float32, pixels
     depth_BVN: Tensor  # float32, clip units, 0 = unknown
     valid_BVN: Tensor  # bool
+
+    def tokens(self) -> dict[str, Tensor]:
+        """Target tokens by kind ("geo", "sem", "lang"), only what is there."""
+        every = {kind: getattr(self, f"{kind}_BVND") for kind in KINDS}
+        return {kind: x for kind, x in every.items() if x is not None}
 
     def to(self, device: torch.device | str) -> "ClipBatch":
         """Copy with every tensor on the device."""

@@ -52,6 +52,9 @@ def num_context(num_views: int, mask_ratio: float) -> int:
 def draw_clips(dataset: str, scene: str, frames: Sequence[int], spec: ClipSpec) -> list[Clip]:
     """Up to spec.clips_per_scene different clips of one scene.
 
+    With a mask schedule the stages take turns: the n-th draw has the ratio of stage n % S, so that
+    every scene gets clips of every stage.
+
     Args:
         frames: numbers of the kept frames, ascending.
 
@@ -68,11 +71,12 @@ def draw_clips(dataset: str, scene: str, frames: Sequence[int], spec: ClipSpec) 
     rng = np.random.Generator(np.random.PCG64(int.from_bytes(seed[:16], "little")))
     clips: dict[str, Clip] = {}
     # A short scene may hold fewer different clips than asked for; the draw stops rather than spins.
-    for _ in range(4 * spec.clips_per_scene):
+    for draw in range(4 * spec.clips_per_scene):
+        ratio = spec.stages[draw % len(spec.stages)]
         n = counts[rng.integers(len(counts))]
         positions = _draw_positions(len(frames), n, spec.gap, rng)
         is_target = np.ones(n, dtype=bool)
-        context = rng.choice(n - 1, size=num_context(n, spec.mask_ratio) - 1, replace=False) + 1
+        context = rng.choice(n - 1, size=num_context(n, ratio) - 1, replace=False) + 1
         is_target[[0, *context]] = False
         clip = Clip(
             dataset=dataset,

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from spa3r import schema, storage
 from spa3r.config import ClipSpec, TeacherSpec, from_dict
-from spa3r.data.answers import TOKEN_DTYPES, FrameKey, TeacherAnswers, frame_keys
+from spa3r.data.answers import TOKEN_DTYPES, FrameKey, TeacherAnswers, frame_keys, frame_widths
 from spa3r.data.batch import ClipBatch
 from spa3r.data.clips import Clip, draw_clips
 from spa3r.data.shards import FrameTable, ShardReader
@@ -46,7 +46,7 @@ CLIP_COLUMNS: Final = (
     ("offset", "int64"),
     ("size", "int64"),
 )
-# One row per (scene, frame, mirror), in that order.
+# Index of the per-frame tokens of any kind: one row per (scene, frame, mirror), in that order.
 SEMANTIC_COLUMNS: Final = (
     ("scene", "string"),
     ("frame", "int32"),
@@ -101,28 +101,35 @@ class OnlineTargets:
         spec: TeacherSpec,
         geometric: GeometricTeacher,
         semantic: SemanticTeacher | None,
+        linguistic: SemanticTeacher | None = None,
         *,
         device: torch.device | str = "cpu",
     ) -> None:
-        """`device`: where the teachers are, and where batches come out."""
+        """`device`: where the teachers are, and where batches come out.
+
+        Raises:
+            ConfigError: as TeacherAnswers.
+        """
         self.clips = tuple(clips)
-        self._answers = TeacherAnswers(table, spec, geometric, semantic, device=device)
+        self._answers = TeacherAnswers(table, spec, geometric, semantic, linguistic, device=device)
 
     def load(self, clips: Sequence[Clip]) -> ClipBatch:
         """See TargetSource. Raises TeacherError, ShardError, SceneError as TeacherAnswers does."""
         grid_hw = _common_grid([self._answers.grid_hw(clip) for clip in clips], clips)
         targets = self._answers.geometric(clips)
-        sem = None
-        if self._answers.has_semantic:
-            keys = [key for clip in clips for key in frame_keys(clip)]
-            sem = self._answers.semantic(keys, grid_hw).unflatten(0, (len(clips), -1))
+        keys = [key for clip in clips for key in frame_keys(clip)]
+        tokens = {
+            kind: x_FND.unflatten(0, (len(clips), -1))
+            for kind, x_FND in self._answers.of_frames(keys, grid_hw).items()
+        }
         return ClipBatch(
             clips=tuple(clips),
             grid_hw=grid_hw,
             is_target_BV=_partition(clips).to(targets.tokens_BVND.device),
             geo_BVND=targets.tokens_BVND,
             context_BCND=targets.context_BCND,
-            sem_BVND=sem,
+            sem_BVND=tokens.get(schema.SEM_TOKENS),
+            lang_BVND=tokens.get(schema.LANG_TOKENS),
             camera_from_world_BV44=targets.camera_from_world_BV44,
             K_BV33=targets.K_BV33,
             depth_BVN=targets.depth_BVN,
@@ -145,9 +152,11 @@ class CachedTargets:
     Attributes:
         manifest: manifest.json, docs/data.md.
         clips: in manifest order.
-        stats: float32 "geo_mean", "geo_std" (and "sem_mean", "sem_std"), per channel, and
-            "depth_mean", "depth_std" of the measured patch depths, (1,) in clip units.
-        references: of the teachers: {"geometric": {...}, "semantic": {...} or None}.
+        spec: the teachers that made them.
+        stats: float32 "<kind>_mean", "<kind>_std" of each kind of token (geo, sem, lang), per
+            channel, and "depth_mean", "depth_std" of the measured patch depths, (1,) in clip units.
+        references: of the teachers: {"geometric": {...}, "semantic": {...} or None, "linguistic":
+            {...} or None}.
 
     Raises:
         ShardError: nothing finished there, another schema, or damaged.
@@ -158,10 +167,11 @@ class CachedTargets:
         self._reader = reader or ShardReader()
         self.manifest = self._read_manifest()
         self.references: dict[str, Any] = self.manifest["references"]
-        self._spec = from_dict(TeacherSpec, self.manifest["teacher"])
-        self._dtype = TOKEN_DTYPES[self._spec.dtype]
+        self.spec = from_dict(TeacherSpec, self.manifest["teacher"])
+        self._dtype = TOKEN_DTYPES[self.spec.dtype]
+        self._frame_widths = frame_widths(self.spec)
         self.clips, self._grids, self._places = self._read_clips()
-        self._semantic = None if self._spec.semantic == "none" else self._read_semantic()
+        self._frames = self._read_frames() if self._frame_widths else None
         self.stats = self._read_stats()
 
     @property
@@ -183,17 +193,20 @@ class CachedTargets:
         if context_BCND is None:
             # Equal counts of context views: the selection keeps its shape.
             context_BCND = whole[schema.GEO_TOKENS][~is_target_BV].unflatten(0, (len(clips), -1))
-        sem = None
-        if self._semantic is not None:
+        tokens: dict[str, Tensor] = {}
+        if self._frames is not None:
             frames = [self._read_frame(key, grid_hw) for c in clips for key in frame_keys(c)]
-            sem = torch.stack(frames).unflatten(0, (len(clips), -1))
+            for kind in self._frame_widths:
+                stacked_FND = torch.stack([frame[kind] for frame in frames])
+                tokens[kind] = stacked_FND.unflatten(0, (len(clips), -1))
         return ClipBatch(
             clips=tuple(clips),
             grid_hw=grid_hw,
             is_target_BV=is_target_BV,
             geo_BVND=whole[schema.GEO_TOKENS],
             context_BCND=context_BCND,
-            sem_BVND=sem,
+            sem_BVND=tokens.get(schema.SEM_TOKENS),
+            lang_BVND=tokens.get(schema.LANG_TOKENS),
             camera_from_world_BV44=whole[schema.CAMERA_FROM_WORLD],
             K_BV33=whole[schema.INTRINSICS],
             depth_BVN=whole[schema.PATCH_DEPTH],
@@ -209,7 +222,7 @@ class CachedTargets:
 
     def _read_clip(self, clip: Clip) -> dict[str, Tensor]:
         rows, columns = self._grids[clip.id]
-        views, patches, width = clip.num_views, rows * columns, self._spec.width
+        views, patches, width = clip.num_views, rows * columns, self.spec.width
         layout: Layout = {
             schema.GEO_TOKENS: ((views, patches, width), self._dtype),
             schema.CAMERA_FROM_WORLD: ((views, 4, 4), torch.float32),
@@ -217,19 +230,20 @@ class CachedTargets:
             schema.PATCH_DEPTH: ((views, patches), torch.float32),
             schema.PATCH_VALID: ((views, patches), torch.bool),
         }
-        if self._spec.passes == "two_pass":
+        if self.spec.passes == "two_pass":
             layout[schema.GEO_CONTEXT] = ((clip.num_context, patches, width), self._dtype)
         tensors = self._read(self._places[clip.id], layout, f"clip {clip.id}")
         # A damaged byte that is neither 0 nor 1 must not become a bool that is neither.
         tensors[schema.PATCH_VALID] = tensors[schema.PATCH_VALID].view(torch.uint8) != 0
         return tensors
 
-    def _read_frame(self, key: FrameKey, grid_hw: tuple[int, int]) -> Tensor:
-        assert self._semantic is not None
-        place = self._semantic.place(key)
-        shape = (grid_hw[0] * grid_hw[1], self._spec.semantic_width)
-        layout: Layout = {schema.SEM_TOKENS: (shape, self._dtype)}
-        return self._read(place, layout, f"frame {key[1]}")[schema.SEM_TOKENS]
+    def _read_frame(self, key: FrameKey, grid_hw: tuple[int, int]) -> dict[str, Tensor]:
+        assert self._frames is not None
+        patches = grid_hw[0] * grid_hw[1]
+        layout: Layout = {
+            kind: ((patches, width), self._dtype) for kind, width in self._frame_widths.items()
+        }
+        return self._read(self._frames.place(key), layout, f"frame {key[1]}")
 
     def _read(self, place: _Place, layout: Layout, what: str) -> dict[str, Tensor]:
         url = storage.join(self.folder, place.shard)
@@ -278,7 +292,7 @@ class CachedTargets:
             places[clip.id] = _Place(row["shard"], row["offset"], row["size"])
         return tuple(clips), grids, places
 
-    def _read_semantic(self) -> "_FrameIndex":
+    def _read_frames(self) -> "_FrameIndex":
         return _FrameIndex(self._read_table(SEMANTIC_TABLE, SEMANTIC_COLUMNS), self.folder)
 
     def _read_table(self, name: str, columns: Sequence[tuple[str, str]]) -> pa.Table:
@@ -291,9 +305,7 @@ class CachedTargets:
 
     def _read_stats(self) -> dict[str, Tensor]:
         url = storage.join(self.folder, STATS_FILE)
-        widths = {"geo": self._spec.width, "depth": 1}
-        if self._semantic is not None:
-            widths["sem"] = self._spec.semantic_width
+        widths = {"geo": self.spec.width, "depth": 1, **self._frame_widths}
         layout: Layout = {
             f"{kind}_{what}": ((width,), torch.float32)
             for kind, width in widths.items()

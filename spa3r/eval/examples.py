@@ -28,7 +28,7 @@ class ClipExample:
     is_target: tuple[bool, ...]
     grid_hw: tuple[int, int]
     images_VHW3: np.ndarray  # uint8
-    target: Mapping[str, np.ndarray]  # "geo", "sem": (T, N, D) float16
+    target: Mapping[str, np.ndarray]  # kind: (T, N, D) float16
     predicted: Mapping[str, np.ndarray]
     depth_TN: np.ndarray  # float32
     predicted_depth_TN: np.ndarray
@@ -75,7 +75,6 @@ def _example(
     assert answer.depth_TN is not None  # the student always has its depth probe
     scores = SceneScores(spaces)
     scores.add(MODEL, answer, truth)
-    found = {"geo": answer.geo_TND, "sem": answer.sem_TND}
     views = [table.load_frame(clip.scene, frame, mirror=clip.mirror) for frame in clip.frames]
     return ClipExample(
         scene=clip.scene,
@@ -85,7 +84,7 @@ def _example(
         grid_hw=batch.grid_hw,
         images_VHW3=np.stack([view.color for view in views]),
         target={kind: x[target].half().cpu().numpy() for kind, x in truth.features.items()},
-        predicted={k: x.half().cpu().numpy() for k, x in found.items() if x is not None},
+        predicted={kind: x.half().cpu().numpy() for kind, x in answer.features.items()},
         depth_TN=torch.where(truth.known_VN, truth.depth_VN, 0)[target].cpu().numpy(),
         predicted_depth_TN=answer.depth_TN.float().cpu().numpy(),
         valid_TN=truth.valid_VN[target].cpu().numpy(),

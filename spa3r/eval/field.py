@@ -22,26 +22,24 @@ from spa3r.eval.controls import scene_cycle, wrong_view
 from spa3r.eval.field_report import MIN_SCENES, MODEL, FieldReport, SceneRow, summarise
 from spa3r.eval.metrics import FeatureSpace
 from spa3r.eval.scoring import FieldAnswer, SceneScores, Truth
-from spa3r.models.spa3r import Spa3RModel
+from spa3r.models.spa3r import Spa3RModel, output_widths
 from spa3r.progress import Meter
 
 logger = logging.getLogger(__name__)
 
 TrainStats = Mapping[str, Tensor]
-"""geo_mean (Dg,) and sem_mean (Ds,) of the training targets, in teacher units."""
+"""<kind>_mean (D,) of each kind of token of the training targets, in teacher units."""
 
 
 def feature_spaces(model: Spa3RModel, stats: TrainStats | None) -> dict[str, FeatureSpace]:
-    """Where the student's geometric and semantic tokens are scored.
+    """Where each kind of token that the student predicts is scored.
 
     Raises:
         ConfigError: the student does not standardise and no training mean is given.
     """
-    config, spaces = model.config, {}
-    for kind, wanted in (("geo", config.geometric), ("sem", config.semantic)):
-        if not wanted:
-            continue
-        if config.standardise:
+    spaces = {}
+    for kind in output_widths(model.config):
+        if model.config.standardise:
             shift, scale = getattr(model, f"{kind}_mean"), getattr(model, f"{kind}_std")
             spaces[kind] = FeatureSpace(
                 shift_D=shift, scale_D=scale, centre_D=torch.zeros_like(shift)
@@ -76,8 +74,7 @@ def decode_views(
     )
     found = model.predict(hidden_BTND)
     return FieldAnswer(
-        geo_TND=None if found.geo_BVND is None else found.geo_BVND[0],
-        sem_TND=None if found.sem_BVND is None else found.sem_BVND[0],
+        features={kind: x_BVND[0] for kind, x_BVND in found.features().items()},
         depth_TN=found.depth_BVN[0],
     )
 

@@ -11,7 +11,7 @@ from spa3r.eval.controls import CONTROLS
 
 MODEL = "model"
 MIN_SCENES = 8  # fewer held-out scenes bound nothing: the gate refuses
-COMPARED = ("geo/r2", "sem/r2")
+COMPARED = ("geo/r2", "sem/r2", "lang/r2")
 
 Scores = dict[str, dict[str, float]]  # method -> metric -> value
 

@@ -17,10 +17,10 @@ from spa3r.eval.metrics import DepthSums, FeatureSpace, FeatureSums
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FieldAnswer:
-    """Tokens of target views in student space and depth in clip units; None where not predicted."""
+    """Tokens (T, N, D) of target views by kind ("geo", "sem", "lang") in student space, and depth
+    in clip units; only what is predicted."""
 
-    geo_TND: Tensor | None
-    sem_TND: Tensor | None
+    features: Mapping[str, Tensor]
     depth_TN: Tensor | None
 
 
@@ -37,13 +37,12 @@ class Truth:
         self.valid_VN = batch.valid_BVN[0]
         self.depth_VN = batch.depth_BVN[0]
         self.known_VN = self.valid_VN & (self.depth_VN > 0)
-        tokens = {"geo": batch.geo_BVND, "sem": batch.sem_BVND}
+        tokens = batch.tokens()
         self.features: dict[str, Tensor] = {}
         for kind, space in spaces.items():
-            stored = tokens[kind]
-            if stored is None:
+            if kind not in tokens:
                 raise ConfigError(f"the student predicts {kind} tokens, but the targets have none")
-            self.features[kind] = space.enter(stored[0])
+            self.features[kind] = space.enter(tokens[kind][0])
 
     def training_mean(
         self, spaces: Mapping[str, FeatureSpace], depth: Tensor | None
@@ -51,9 +50,7 @@ class Truth:
         T, N = self.valid_VN[self.is_target_V].shape
         centre = {kind: space.centre_D.expand(T, N, -1) for kind, space in spaces.items()}
         constant_TN = None if depth is None else depth.float().to(self.depth_VN).expand(T, N)
-        return FieldAnswer(
-            geo_TND=centre.get("geo"), sem_TND=centre.get("sem"), depth_TN=constant_TN
-        )
+        return FieldAnswer(features=centre, depth_TN=constant_TN)
 
     def from_context(self) -> tuple[FieldAnswer, FieldAnswer]:
         """The controls nearest_context and context_mean."""
@@ -67,11 +64,10 @@ class Truth:
             mean_N = context_mean(x_C, measured_CN)
             near[kind] = fill_unmeasured(x_C, measured_CN, mean_N)[nearest_T]
             mean[kind] = mean_N.expand_as(near[kind])
-        pair = [
-            FieldAnswer(geo_TND=x.get("geo"), sem_TND=x.get("sem"), depth_TN=x["depth"])
-            for x in (near, mean)
-        ]
-        return pair[0], pair[1]
+        return (
+            FieldAnswer(depth_TN=near.pop("depth"), features=near),
+            FieldAnswer(depth_TN=mean.pop("depth"), features=mean),
+        )
 
 
 class SceneScores:
@@ -87,10 +83,10 @@ class SceneScores:
         target = truth.is_target_V
         valid_TN, known_TN = truth.valid_VN[target], truth.known_VN[target]
         for kind, space in self.spaces.items():
-            found = answer.geo_TND if kind == "geo" else answer.sem_TND
-            if found is not None:
+            if kind in answer.features:
+                found_MD = answer.features[kind].float()[valid_TN]
                 wanted_MD = truth.features[kind][target][valid_TN]
-                self.features[method][kind].add(found.float()[valid_TN], wanted_MD, space)
+                self.features[method][kind].add(found_MD, wanted_MD, space)
         if answer.depth_TN is not None:
             wanted_M = truth.depth_VN[target][known_TN]
             self.depth[method].add(answer.depth_TN.float()[known_TN], wanted_M)

@@ -19,6 +19,7 @@ class FieldTargets:
 
     geo_BVND: Tensor | None
     sem_BVND: Tensor | None
+    lang_BVND: Tensor | None = None
     depth_BVN: Tensor  # clip units, 0 = unknown
     valid_BVN: Tensor  # bool; a token that is not valid enters no loss
     is_target_BV: Tensor  # bool
@@ -52,19 +53,18 @@ def psfm_loss(
         prediction: of the views in `targets`, all of a clip or the target views alone.
 
     Returns:
-        "geo/l1", "geo/cos", "sem/l1", "sem/cos" (where the model has the head), "depth_prob" and
-        "total". l1 is the mean over elements of L1 or of smooth L1 (beta 1); cos the mean of
-        1 - cosine; means over the valid tokens of the views that `config.views` counts. Where no
-        token counts, a part is 0.
+        "<kind>/l1" and "<kind>/cos" of the kinds that the model predicts (geo, sem, lang),
+        "depth_prob" and "total". l1 is the mean over elements of L1 or of smooth L1 (beta 1); cos
+        the mean of 1 - cosine; means over the valid tokens of the views that `config.views` counts.
+        Where no token counts, a part is 0.
     """
     counts_BVN = targets.valid_BVN
     if config.views == "targets":
         counts_BVN = counts_BVN & targets.is_target_BV[..., None]
     weight_BVN = counts_BVN.float()
-    wanted = {"geo": targets.geo_BVND, "sem": targets.sem_BVND}
     losses: dict[str, Tensor] = {}
     for kind, predicted_BVND in prediction.features().items():
-        target_BVND = wanted[kind]
+        target_BVND: Tensor | None = getattr(targets, f"{kind}_BVND")
         if target_BVND is None:
             raise ValueError(f"the model predicts {kind!r} but the targets have none")
         predicted_BVND, target_BVND = predicted_BVND.float(), target_BVND.float()

@@ -5,7 +5,8 @@
 * decoder: every view alone, [registers, latents, rays]; one token per patch from its unit camera
   ray; the camera enters by PRoPE (or, camera="plucker", by world Pluecker rays as input, with
   plain attention and no position code);
-* one MLP head per kind of target, and a depth probe that never trains the rest.
+* one MLP head per kind of target (geometric, semantic, linguistic), and a depth probe that never
+  trains the rest: on the hidden state (release) or on the predicted features (paper).
 
 Parameter names equal the published checkpoint's without its frozen teachers.
 
@@ -13,7 +14,7 @@ Legend: B scenes, V views, C context views, N tokens per view (row-major patch g
 D width (of the student, or of the tokens at hand), S = B * V decoder sequences.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +22,11 @@ from torch import Tensor, nn
 from spa3r.config import ModelConfig
 from spa3r.errors import ConfigError
 from spa3r.models.cameras import patch_rays, plucker_rays, projections
+from spa3r.models.precision import at_least_float32
 from spa3r.models.prope import DecoderPosition
 from spa3r.models.rope import EncoderPosition, encoder_table, ray_table
 from spa3r.models.transformer import Mlp, Transformer
+from spa3r.schema import KIND_NAMES, KINDS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,12 +35,19 @@ class FieldPrediction:
 
     geo_BVND: Tensor | None  # standardised if the model standardises, as the losses want it
     sem_BVND: Tensor | None
+    lang_BVND: Tensor | None = None
     depth_BVN: Tensor  # z-depth at patches, in the clip's unit
 
     def features(self) -> dict[str, Tensor]:
-        """{"geo": ..., "sem": ...}, only what is there."""
-        both = {"geo": self.geo_BVND, "sem": self.sem_BVND}
-        return {name: x for name, x in both.items() if x is not None}
+        """{"geo": ..., "sem": ..., "lang": ...}, only what is there."""
+        every = {kind: getattr(self, f"{kind}_BVND") for kind in KINDS}
+        return {kind: x for kind, x in every.items() if x is not None}
+
+
+def output_widths(config: ModelConfig) -> dict[str, int]:
+    """Kinds of features that a student of this configuration predicts, with their widths."""
+    widths = {"geo": config.geo_width, "sem": config.sem_width, "lang": config.lang_width}
+    return {kind: width for kind, width in widths.items() if getattr(config, KIND_NAMES[kind])}
 
 
 class Spa3RModel(nn.Module):
@@ -53,13 +63,10 @@ class Spa3RModel(nn.Module):
         self.pose_tokenizer = nn.Linear(3 if config.camera == "prope" else 6, width)
         self.encoder = Transformer(width, config.encoder_layers, *shape)
         self.decoder = Transformer(width, config.decoder_layers, *shape)
-        outputs = {}
-        if config.geometric:
-            outputs["geo"] = config.geo_width
-        if config.semantic:
-            outputs["sem"] = config.sem_width
+        outputs = output_widths(config)
         self.heads = nn.ModuleDict({k: Mlp(width, hidden, out) for k, out in outputs.items()})
-        self.depth_prob = Mlp(width, hidden, 1)
+        probed = width if config.depth_probe == "hidden" else sum(outputs.values())
+        self.depth_prob = Mlp(probed, hidden, 1)
         if config.standardise:
             for kind, channels in {"geo": config.geo_width, **outputs}.items():
                 for name in (f"{kind}_mean", f"{kind}_std"):
@@ -117,7 +124,7 @@ class Spa3RModel(nn.Module):
         num_scenes, num_views, num_tokens, _ = context_BCND.shape
         if num_tokens != grid_hw[0] * grid_hw[1]:
             raise ValueError(f"{num_tokens} tokens per view do not tile a grid of {grid_hw}")
-        tokens_BTD = self.projection(self.standardise_geo(context_BCND)).flatten(1, 2)
+        tokens_BTD = self.projection(self.standardise("geo", context_BCND)).flatten(1, 2)
         queries_BLD = self.query_embed.weight.expand(num_scenes, -1, -1)
         num_latents = self.config.num_latents
         table = encoder_table(
@@ -127,6 +134,7 @@ class Spa3RModel(nn.Module):
             self.config.width // self.config.num_heads,
             self.config.rope_base,
             context_BCND.device,
+            at_least_float32(context_BCND).dtype,
         )
         x_BTD = torch.cat((queries_BLD, tokens_BTD), dim=1)
         return self.encoder(x_BTD, EncoderPosition(rope=table), slice(0, num_latents))
@@ -149,6 +157,8 @@ class Spa3RModel(nn.Module):
             (B, V, N, D).
         """
         num_scenes, num_views = K_BV33.shape[:2]
+        dtype = at_least_float32(latents_BLD).dtype
+        camera_from_world_BV44, K_BV33 = camera_from_world_BV44.to(dtype), K_BV33.to(dtype)
         with torch.autocast(latents_BLD.device.type, enabled=False):
             rays_BVNX = patch_rays(K_BV33, grid_hw, self.config.patch_size)
             position = None
@@ -165,10 +175,14 @@ class Spa3RModel(nn.Module):
     def predict(self, hidden_BVND: Tensor) -> FieldPrediction:
         """Features and depth from the decoder's output. The probe's gradient stops here."""
         features = {kind: head(hidden_BVND) for kind, head in self.heads.items()}
+        probed_BVND = hidden_BVND
+        if self.config.depth_probe == "features":
+            probed_BVND = torch.cat(list(features.values()), dim=-1)
         return FieldPrediction(
             geo_BVND=features.get("geo"),
             sem_BVND=features.get("sem"),
-            depth_BVN=self.depth_prob(hidden_BVND.detach())[..., 0],
+            lang_BVND=features.get("lang"),
+            depth_BVN=self.depth_prob(probed_BVND.detach())[..., 0],
         )
 
     def _decoder_position(
@@ -183,14 +197,14 @@ class Spa3RModel(nn.Module):
             image_from_world_S44=P_BV44.flatten(0, 1),
             world_from_image_S44=P_inverse_BV44.flatten(0, 1),
             num_prefix=config.num_registers + config.num_latents,
-            rope=ray_table(grid_hw, half_head, config.rope_base, K_BV33.device),
+            rope=ray_table(grid_hw, half_head, config.rope_base, K_BV33.device, P_BV44.dtype),
         )
 
     # --- units of the features --------------------------------------------------------------------
 
     @torch.no_grad()
     def set_statistics(self, statistics: dict[str, Tensor]) -> None:
-        """Sets geo_mean, geo_std, sem_mean, sem_std: training statistics of the teachers' tokens.
+        """Sets <kind>_mean and <kind>_std: training statistics of the teachers' tokens.
 
         Raises:
             ConfigError: the model does not standardise, a name or shape is not one of its own, or
@@ -211,29 +225,21 @@ class Spa3RModel(nn.Module):
                 raise ConfigError(f"{name} must be finite, and a deviation positive everywhere")
             buffers[name].copy_(value)
 
-    def standardise_geo(self, geo: Tensor) -> Tensor:
-        """Teacher's geometric tokens (..., D) in float32, standardised if the model does that."""
-        return self._standardise("geo", geo)
-
-    def standardise_sem(self, sem: Tensor) -> Tensor:
-        """Teacher's semantic tokens (..., D) in float32, standardised if the model does that."""
-        return self._standardise("sem", sem)
+    def standardise(self, kind: str, x: Tensor) -> Tensor:
+        """Teacher's tokens (..., D) of a kind in float32, standardised if the model does that."""
+        if not self.config.standardise:
+            return at_least_float32(x)
+        return (at_least_float32(x) - self.get_buffer(f"{kind}_mean")) / self.get_buffer(
+            f"{kind}_std"
+        )
 
     def destandardise(self, prediction: FieldPrediction) -> FieldPrediction:
         """The prediction in the teachers' units, float32."""
-        features = {
-            kind: x.float() * self.get_buffer(f"{kind}_std") + self.get_buffer(f"{kind}_mean")
-            if self.config.standardise
-            else x.float()
-            for kind, x in prediction.features().items()
-        }
-        return FieldPrediction(
-            geo_BVND=features.get("geo"),
-            sem_BVND=features.get("sem"),
-            depth_BVN=prediction.depth_BVN.float(),
-        )
-
-    def _standardise(self, kind: str, x: Tensor) -> Tensor:
-        if not self.config.standardise:
-            return x.float()
-        return (x.float() - self.get_buffer(f"{kind}_mean")) / self.get_buffer(f"{kind}_std")
+        features = {}
+        for kind, x_BVND in prediction.features().items():
+            x_BVND = at_least_float32(x_BVND)
+            if self.config.standardise:
+                std_D, mean_D = self.get_buffer(f"{kind}_std"), self.get_buffer(f"{kind}_mean")
+                x_BVND = x_BVND * std_D + mean_D
+            features[f"{kind}_BVND"] = x_BVND
+        return replace(prediction, depth_BVN=at_least_float32(prediction.depth_BVN), **features)

@@ -21,7 +21,7 @@ from spa3r.train.follow import OnLine, follow
 from spa3r.train.loop import TrainResult, train
 from spa3r.train.metrics import read_lines
 from spa3r.train.sources import TrainingData, open_data
-from spa3r.train.state import differences
+from spa3r.train.state import differences, latest, read_state
 from spa3r.train.task import PretrainTask
 from spa3r.train.world import World
 
@@ -53,10 +53,24 @@ def identity_of(job: Job, data: TrainingData) -> dict[str, Any]:
     return {"recipe": recipe, "target_hash": data.target_hash, "init_from": job.init_from}
 
 
+def batches_of(job: Job, world: World) -> int:
+    """Batches of the whole training: those behind the run, and those that this world will do.
+
+    A run that continues with another number of workers has another total: the borders between the
+    stages of its curriculum move, its end stays the end of the last stage.
+    """
+    per_step = job.recipe.train.accumulate * world.size
+    own = latest(job.run)
+    if own is None:
+        return job.recipe.train.steps * per_step
+    state = read_state(own)
+    return state["position"] + (job.recipe.train.steps - state["step"]) * per_step
+
+
 def run_job(job: Job, world: World, stop: Callable[[], bool] = lambda: False) -> TrainResult:
     """Trains, and on rank 0 writes <run>/encoder when the last step is done."""
     data = open_data(job.targets, job.recipe)
-    task = PretrainTask(job.recipe, data)
+    task = PretrainTask(job.recipe, data, batches=batches_of(job, world))
     result = train(
         task,
         job.recipe.train,
@@ -80,6 +94,7 @@ def run_job(job: Job, world: World, stop: Callable[[], bool] = lambda: False) ->
                 "steps": result.step,
                 "data_hash": data.data_hash,
                 "target_hash": data.target_hash,
+                "datasets": sorted({clip.dataset for clip in data.source.clips}),
             },
         )
         Spa3REncoder(task.model, card).save_pretrained(job.run / ENCODER)

@@ -18,11 +18,11 @@ class TrainingData:
 
     source: TargetSource
     stats: Mapping[str, Tensor] | None
-    """geo_mean, geo_std, sem_mean, sem_std over the training targets."""
+    """<kind>_mean and <kind>_std of each kind of token over the training targets."""
     target_hash: str
     data_hash: str
     references: dict[str, dict[str, str]]
-    """What an encoder records of its teachers: "geometric", "semantic"."""
+    """What an encoder records of its teachers: "geometric", "semantic", "linguistic"."""
 
 
 def open_data(targets: str | TargetSource, recipe: Recipe) -> TrainingData:
@@ -51,9 +51,10 @@ def open_data(targets: str | TargetSource, recipe: Recipe) -> TrainingData:
 
 
 def _stored(cached: CachedTargets, recipe: Recipe) -> TrainingData:
-    made_by, wanted = cached.manifest["teacher"], to_dict(recipe.teacher)
-    if made_by != wanted:
-        names = sorted(k for k in {*made_by, *wanted} if made_by.get(k) != wanted.get(k))
+    # As specs, not as stored: a manifest older than a setting means that setting's default.
+    if cached.spec != recipe.teacher:
+        made_by, wanted = to_dict(cached.spec), to_dict(recipe.teacher)
+        names = sorted(key for key in wanted if made_by[key] != wanted[key])
         raise ConfigError(
             f"{cached.folder}: targets of another teacher ({', '.join(names)} differ); run"
             f" `spa3r targets --recipe {recipe.name}`"

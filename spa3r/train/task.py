@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from spa3r.config import Recipe
 from spa3r.data.batch import ClipBatch
-from spa3r.data.order import BatchOrder
+from spa3r.data.order import Curriculum
 from spa3r.errors import ConfigError
 from spa3r.models.losses import FieldTargets, psfm_loss, select_views
 from spa3r.models.spa3r import Spa3RModel
@@ -20,26 +20,36 @@ from spa3r.train.sources import TrainingData
 class PretrainTask(nn.Module):
     """Student, data order and objective (see spa3r/train/loop.py, Task)."""
 
-    def __init__(self, recipe: Recipe, data: TrainingData) -> None:
+    def __init__(self, recipe: Recipe, data: TrainingData, *, batches: int | None = None) -> None:
         """Initialises the student from the recipe's seed, torch's global generator untouched.
 
+        Args:
+            batches: of the whole training, over all workers; None: of a training by one worker.
+
         Raises:
-            ConfigError: the recipe standardises tokens but the targets come without statistics.
+            ConfigError: the recipe standardises tokens but the targets come without statistics; or
+                as Curriculum.
         """
         super().__init__()
         self._loss = recipe.loss
         self._source = data.source
-        self._order = BatchOrder(data.source.clips, recipe.train.views_per_batch, recipe.train.seed)
+        self._order = Curriculum(
+            data.source.clips,
+            recipe.train.views_per_batch,
+            recipe.train.seed,
+            stages=recipe.clips.stages,
+            total=batches or recipe.train.steps * recipe.train.accumulate,
+        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.train.seed)
             self.model = Spa3RModel(recipe.model)
         if recipe.model.standardise:
-            if data.stats is None:
-                raise ConfigError(
-                    "model.standardise needs the statistics of stored targets: write them with"
-                    " `spa3r targets`, or switch it off"
-                )
             names = dict(self.model.named_buffers())
+            if data.stats is None or not set(names) <= set(data.stats):
+                raise ConfigError(
+                    f"model.standardise needs the statistics {', '.join(names)} of stored targets:"
+                    " write them with `spa3r targets`, or switch it off"
+                )
             self.model.set_statistics({name: data.stats[name] for name in names})
 
     def load(self, index: int) -> ClipBatch:
@@ -61,10 +71,15 @@ class PretrainTask(nn.Module):
             asked(batch.K_BV33),
             batch.grid_hw,
         )
-        sem_BVND = batch.sem_BVND if model.config.semantic else None
+        wanted = {
+            kind: model.standardise(kind, asked(x_BVND))
+            for kind, x_BVND in batch.tokens().items()
+            if kind in model.heads
+        }
         targets = FieldTargets(
-            geo_BVND=model.standardise_geo(asked(batch.geo_BVND)),
-            sem_BVND=None if sem_BVND is None else model.standardise_sem(asked(sem_BVND)),
+            geo_BVND=wanted.get("geo"),
+            sem_BVND=wanted.get("sem"),
+            lang_BVND=wanted.get("lang"),
             depth_BVN=asked(batch.depth_BVN),
             valid_BVN=asked(batch.valid_BVN),
             is_target_BV=asked(batch.is_target_BV),

@@ -14,8 +14,10 @@ _PARTS = {  # loss part -> (panel, name, colour)
     "total": (0, "total", _INK),
     "geo/l1": (1, "geometric, L1", "#0b6e99"),
     "sem/l1": (1, "semantic, L1", "#c2571a"),
+    "lang/l1": (1, "linguistic, L1", "#6a4c93"),
     "geo/cos": (2, "geometric, 1 - cosine", "#0b6e99"),
     "sem/cos": (2, "semantic, 1 - cosine", "#c2571a"),
+    "lang/cos": (2, "linguistic, 1 - cosine", "#6a4c93"),
     "depth_prob": (3, "depth probe", "#5b7f2b"),
 }
 _TITLES = ("Total loss", "Feature error", "Feature angle", "Depth probe")

@@ -19,6 +19,7 @@ from spa3r.eval.controls import CONTROLS
 from spa3r.eval.examples import ClipExample
 from spa3r.eval.field_report import COMPARED, MODEL, FieldReport
 from spa3r.eval.gate import GateVerdict
+from spa3r.schema import KIND_NAMES
 from spa3r.viz.curves import loss_curves
 from spa3r.viz.strips import clip_strip, depth_gradient, fit_bases
 
@@ -62,6 +63,7 @@ class ReportData:
     recipe: Recipe
     geometric_teacher: Mapping[str, str]
     semantic_teacher: Mapping[str, str] | None
+    linguistic_teacher: Mapping[str, str] | None = None
     data: DataSummary
     field: FieldReport
     verdict: GateVerdict
@@ -80,11 +82,7 @@ METHODS = {
     "context_mean": ("Context mean", "mean of the clip's own context views, per patch position"),
     "wrong_camera": ("Wrong camera", "right latents, asked through another view's camera"),
 }
-METRICS = (  # (group, [(metric, heading, higher is better)])
-    ("Geometric features", "geo"),
-    ("Semantic features", "sem"),
-)
-FEATURE_COLUMNS = (
+FEATURE_COLUMNS = (  # (metric, heading, higher is better)
     ("r2", "R²", True),
     ("centred_cosine", "centred cos", True),
     ("cosine", "cos", True),
@@ -129,11 +127,12 @@ def _has(report: FieldReport, metric: str) -> bool:
 
 
 def _headline(report: FieldReport) -> list[dict[str, Any]]:
-    """The four numbers of the first screen, each with the best control beside it."""
+    """The numbers of the first screen, each with the best control beside it."""
     tiles = []
     for metric, name, higher in (
         ("geo/r2", "Geometric R²", True),
         ("sem/r2", "Semantic R²", True),
+        ("lang/r2", "Linguistic R²", True),
         ("geo/centred_cosine", "Centred cosine", True),
         ("depth/abs_rel", "Depth abs-rel", False),
     ):
@@ -152,8 +151,11 @@ def _headline(report: FieldReport) -> list[dict[str, Any]]:
 def _quality_table(report: FieldReport) -> dict[str, Any]:
     """Column groups, and one row per method with its cells and which of them are the best."""
     groups = [
-        (title, [(f"{kind}/{name}", heading, up) for name, heading, up in FEATURE_COLUMNS])
-        for title, kind in METRICS
+        (
+            f"{title.capitalize()} features",
+            [(f"{kind}/{name}", heading, up) for name, heading, up in FEATURE_COLUMNS],
+        )
+        for kind, title in KIND_NAMES.items()
     ]
     depth = [(f"depth/{name}", heading, up) for name, heading, up in DEPTH_COLUMNS]
     groups = [
@@ -201,8 +203,8 @@ def _forest(report: FieldReport, metric: str) -> dict[str, Any]:
         }
         for control, i in intervals.items()
     ]
-    title = {"geo/r2": "Geometric R²", "sem/r2": "Semantic R²"}[metric]
-    return {"title": title, "rows": rows, "zero": at(0.0)}
+    kind = KIND_NAMES[metric.removesuffix("/r2")]
+    return {"title": f"{kind.capitalize()} R²", "rows": rows, "zero": at(0.0)}
 
 
 def _number(value: float | None, sign: str = "-") -> str:

@@ -12,13 +12,14 @@ from matplotlib import colormaps
 from PIL import Image
 
 from spa3r.eval.examples import ClipExample
+from spa3r.schema import KIND_NAMES
 from spa3r.viz.pca import PcaBasis, fit_basis
 
 TILE_WIDTH = 224
 GAP = 8
 _DEPTH_COLOURS = "viridis"
 _UNKNOWN = (0.87, 0.87, 0.86)  # neutral grey: not measured
-_FEATURES = (("geo", "Geometric features"), ("sem", "Semantic features"))
+_FEATURES = tuple((kind, f"{name.capitalize()} features") for kind, name in KIND_NAMES.items())
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,7 @@
 """Every recipe is built, has a full docstring, and says what the sources say."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -32,7 +34,9 @@ def test_paper_and_release_differ_where_the_authors_do():
     assert (release.train.lr, release.train.min_lr) == (2e-3, 2e-4)
     assert (release.loss.kind, release.loss.views) == ("smooth_l1", "all")
     assert (release.teacher.passes, release.teacher.qk_norm) == ("two_pass", "rms")
-    assert paper.model == release.model and paper.clips == release.clips
+    assert (paper.model.depth_probe, release.model.depth_probe) == ("features", "hidden")
+    assert replace(paper.model, depth_probe="hidden") == release.model
+    assert paper.clips == release.clips
     for recipe in (paper, release):
         assert recipe.train.steps == 80_000 and recipe.clips.view_counts == tuple(range(4, 13))
         assert recipe.train.accumulate == 2 and recipe.train.views_per_batch == 24

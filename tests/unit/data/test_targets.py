@@ -1,23 +1,30 @@
 """Written targets equal teachers in the loop, bit for bit; damaged shards are named."""
 
+import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
 from preprocessing.targets import write_targets
+from spa3r import schema
 from spa3r.config import ClipSpec, TeacherSpec
 from spa3r.data.batch import ClipBatch
 from spa3r.data.clips import draw_clips
-from spa3r.data.shards import FrameTable
+from spa3r.data.shards import FrameTable, iter_samples
 from spa3r.data.targets import CachedTargets, OnlineTargets
-from spa3r.errors import ShardError, TeacherError
-from spa3r.teachers.base import GeometricTeacher, SemanticTeacher
+from spa3r.data.views import load_views
+from spa3r.errors import ConfigError, ShardError, TeacherError
+from spa3r.schema import KIND_NAMES
+from spa3r.teachers.base import ClipViews, GeometricTargets, GeometricTeacher, SemanticTeacher
 from spa3r.teachers.build import build_geometric, build_semantic
 from spa3r.teachers.dinov3 import DinoV3Teacher
 from spa3r.teachers.vggt_teacher import VggtTeacher
+from tests.frame_teachers import ColourWaves
 from tests.frames_maker import make_frames
 from tests.small_vggt import small_vggt
 
@@ -27,6 +34,8 @@ RGBD = TeacherSpec(
 )
 VGGT = TeacherSpec(width=64, semantic_width=32, dtype="bfloat16")
 TWO_PASS = TeacherSpec(width=64, semantic="none", passes="two_pass")
+ALL_KINDS = replace(RGBD, linguistic="clip", linguistic_width=20)
+SPOKEN = replace(ALL_KINDS, semantic="none")
 
 
 def small_dinov3() -> DinoV3Teacher:
@@ -37,11 +46,14 @@ def small_dinov3() -> DinoV3Teacher:
     return DinoV3Teacher(model, uri="small")
 
 
-def teachers(spec: TeacherSpec) -> tuple[GeometricTeacher, SemanticTeacher | None]:
+def teachers(
+    spec: TeacherSpec,
+) -> tuple[GeometricTeacher, SemanticTeacher | None, SemanticTeacher | None]:
+    spoken = None if spec.linguistic == "none" else ColourWaves(spec.linguistic_width, seed=1)
     if spec.geometric == "rgbd":
-        return build_geometric(spec), build_semantic(spec)
+        return build_geometric(spec), build_semantic(spec), spoken
     vggt = VggtTeacher(small_vggt(), uri="small", passes=spec.passes, cameras=spec.cameras)
-    return vggt, None if spec.semantic == "none" else small_dinov3()
+    return vggt, None if spec.semantic == "none" else small_dinov3(), spoken
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +62,11 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> FrameTable:
 
 
 def write(table: FrameTable, out: Path, spec: TeacherSpec) -> CachedTargets:
-    geometric, semantic = teachers(spec)
+    geometric, semantic, linguistic = teachers(spec)
     write_targets(
-        table, out, clips=CLIPS, teacher=spec, split="train", geometric=geometric, semantic=semantic
-    )
+        table, out, clips=CLIPS, teacher=spec, split="train", geometric=geometric,
+        semantic=semantic, linguistic=linguistic,
+    )  # fmt: skip
     return CachedTargets(out)
 
 
@@ -66,7 +79,11 @@ def assert_equal(ours: ClipBatch, theirs: ClipBatch) -> None:
             assert a == b, name
 
 
-@pytest.mark.parametrize("spec", [RGBD, VGGT, TWO_PASS], ids=["rgbd", "vggt", "two_pass"])
+@pytest.mark.parametrize(
+    "spec",
+    [RGBD, VGGT, TWO_PASS, ALL_KINDS, SPOKEN],
+    ids=["rgbd", "vggt", "two_pass", "all_kinds", "spoken"],
+)
 def test_read_back_equals_online(table: FrameTable, tmp_path: Path, spec: TeacherSpec) -> None:
     cached = write(table, tmp_path, spec)
     online = OnlineTargets(table, cached.clips, spec, *teachers(spec))
@@ -77,7 +94,8 @@ def test_read_back_equals_online(table: FrameTable, tmp_path: Path, spec: Teache
     batch = cached.load(same)
     assert batch.geo_BVND.shape[:3] == (len(same), same[0].num_views, 12)
     assert batch.geo_BVND.dtype == getattr(torch, spec.dtype)
-    assert (batch.sem_BVND is None) == (spec.semantic == "none")
+    for kind in ("sem", "lang"):
+        assert (kind in batch.tokens()) == (getattr(spec, KIND_NAMES[kind]) != "none")
     taken = batch.geo_BVND[~batch.is_target_BV].reshape(batch.context_BCND.shape)
     assert torch.equal(taken, batch.context_BCND) == (spec.passes == "asymmetric")
     torch.testing.assert_close(
@@ -93,6 +111,81 @@ def test_statistics_are_those_of_the_tokens(table: FrameTable, tmp_path: Path) -
     torch.testing.assert_close(cached.stats["geo_std"].double(), tokens.std(0, correction=0))
     assert cached.stats["sem_std"].shape == (48,) and bool((cached.stats["sem_std"] > 0).all())
     assert cached.references["geometric"]["kind"] == "rgbd"
+    assert cached.references["linguistic"] is None
+
+
+def test_linguistic_tokens_are_their_teacher_s_and_lie_beside_the_semantic_ones(
+    table: FrameTable, tmp_path: Path
+) -> None:
+    both, alone = write(table, tmp_path / "both", ALL_KINDS), write(table, tmp_path / "one", SPOKEN)
+    teacher = ColourWaves(20, seed=1)
+    for clip in both.clips:
+        batch = both.load([clip])
+        wanted = teacher(load_views(table, clip), batch.grid_hw).half()
+        assert batch.lang_BVND is not None and torch.equal(batch.lang_BVND, wanted)
+        assert torch.equal(batch.lang_BVND, alone.load([clip]).tokens()["lang"])
+    frames = {(c.scene, f, c.mirror) for c in both.clips for f in c.frames}
+    single = [replace(both.clips[0], scene=s, frames=(f,), mirror=m) for s, f, m in sorted(frames)]
+    every = torch.cat([teacher(load_views(table, one), (3, 4)).half() for one in single])
+    flat = every.double().flatten(0, -2)
+    torch.testing.assert_close(both.stats["lang_mean"].double(), flat.mean(0))
+    torch.testing.assert_close(both.stats["lang_std"].double(), flat.std(0, correction=0))
+    assert both.references["linguistic"] == teacher.reference()
+    assert set(alone.stats) == {f"{k}_{w}" for k in ("geo", "depth", "lang")
+                                for w in ("mean", "std")}  # fmt: skip
+    with pytest.raises(ConfigError, match=r"frame teachers \['sem'\] given, .* \['lang', 'sem'\]"):
+        OnlineTargets(table, both.clips, ALL_KINDS, *teachers(RGBD))
+
+
+def test_a_manifest_from_before_a_setting_means_its_default(
+    table: FrameTable, tmp_path: Path
+) -> None:
+    calm = write(table, tmp_path, RGBD)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    for name in ("linguistic", "linguistic_uri", "linguistic_width", "layer", "metric_scale"):
+        del manifest["teacher"][name]
+    del manifest["references"]["linguistic"]
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    old = CachedTargets(tmp_path)
+    assert old.spec == RGBD
+    assert_equal(old.load(old.clips[:1]), calm.load(calm.clips[:1]))
+
+
+class _Scaled:
+    """A geometric teacher with metric scale: VGGT's answer, and what the poses say of its unit."""
+
+    def __init__(self) -> None:
+        self.inner = VggtTeacher(small_vggt(), uri="small")
+        self.patch_size, self.width, self.precision = self.inner.patch_size, 64, "float32"
+        self.hash, self.reference = "scaled", self.inner.reference
+        self.context = self.inner.context
+        self.seen: list[torch.Tensor] = []
+
+    def __call__(self, views: ClipViews) -> GeometricTargets:
+        assert views.world_from_camera_BV44 is not None
+        self.seen.append(views.world_from_camera_BV44)
+        centre_BV3 = views.world_from_camera_BV44[..., :3, 3]
+        baseline_B = (centre_BV3[:, -1] - centre_BV3[:, 0]).norm(dim=-1)
+        return replace(self.inner(views), metres_per_unit_B=baseline_B.float())
+
+
+def test_a_metric_teacher_sees_poses_and_its_scale_is_stored(
+    table: FrameTable, tmp_path: Path
+) -> None:
+    spec, teacher = replace(TWO_PASS, passes="asymmetric", metric_scale=True), _Scaled()
+    write_targets(table, tmp_path, clips=CLIPS, teacher=spec, split="train", geometric=teacher)
+    cached = CachedTargets(tmp_path)
+    stored = [json.loads(sample[schema.CLIP_META_PART]) for scene in "ab"
+              for sample in iter_samples(str(tmp_path / f"{scene}.clips.tar"))]  # fmt: skip
+    assert len(stored) == len(teacher.seen) == len(cached.clips)
+    for clip, meta, seen in zip(cached.clips, stored, teacher.seen, strict=True):
+        poses = [
+            table.load_frame(clip.scene, f, mirror=clip.mirror).world_from_camera_44
+            for f in clip.frames
+        ]
+        assert (seen[0].numpy() == np.stack([p for p in poses if p is not None])).all()
+        step = poses[-1][:3, 3] - poses[0][:3, 3]
+        assert meta["metres_per_unit"] == pytest.approx(float(np.linalg.norm(step)), rel=1e-6)
 
 
 def test_mirrored_clips_are_mirrored(table: FrameTable, tmp_path: Path) -> None:

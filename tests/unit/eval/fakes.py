@@ -16,7 +16,7 @@ from spa3r.data.clips import Clip
 from spa3r.models.spa3r import FieldPrediction
 
 GRID = (3, 4)
-WIDTH, SEM_WIDTH = 8, 4
+WIDTH, SEM_WIDTH, LANG_WIDTH = 8, 4, 5
 
 
 def camera(scene: int, frame: int) -> Tensor:
@@ -69,13 +69,14 @@ class FakeSource:
         number = torch.tensor(float(scene))
         geo = torch.stack([paint(number, p, WIDTH) for p in poses])[None]
         sem = torch.stack([paint(number, p, SEM_WIDTH) for p in poses])[None]
+        lang = torch.stack([paint(number, p, LANG_WIDTH) for p in poses])[None]
         depth = torch.stack([depth_of(p) for p in poses])[None]
         valid = torch.ones(geo.shape[:3], dtype=torch.bool)
         is_target = torch.tensor(clip.is_target)[None]
         context = geo[:, ~is_target[0]].clone()
         if self.holes:
             valid[:, :, 0] = False
-            geo[:, :, 0] = sem[:, :, 0] = float("nan")
+            geo[:, :, 0] = sem[:, :, 0] = lang[:, :, 0] = float("nan")
             depth[:, :, 0] = 0
         return ClipBatch(
             clips=(clip,),
@@ -84,6 +85,7 @@ class FakeSource:
             geo_BVND=geo,
             context_BCND=context,
             sem_BVND=sem,
+            lang_BVND=lang,
             camera_from_world_BV44=poses[None],
             K_BV33=torch.eye(3).expand(1, len(poses), 3, 3),
             depth_BVN=depth,
@@ -94,9 +96,11 @@ class FakeSource:
 class Oracle(nn.Module):
     """Answers exactly; `knows` < 1 blends towards the mean answer (zero of the student space)."""
 
-    def __init__(self, knows: float = 1.0) -> None:
+    def __init__(self, knows: float = 1.0, *, linguistic: bool = False) -> None:
         super().__init__()
-        self.config = ModelConfig(geo_width=WIDTH, sem_width=SEM_WIDTH)
+        self.config = ModelConfig(
+            geo_width=WIDTH, sem_width=SEM_WIDTH, lang_width=LANG_WIDTH, linguistic=linguistic
+        )
         self.knows = knows
         self.anchor = nn.Parameter(torch.zeros(1))
 
@@ -108,16 +112,21 @@ class Oracle(nn.Module):
         self, latents: Tensor, poses_BV44: Tensor, K_BV33: Tensor, grid_hw: tuple[int, int]
     ) -> Tensor:
         scene = latents[0, 0, 0]
-        rows = [torch.cat([paint(scene, p, WIDTH), paint(scene, p, SEM_WIDTH),
-                           depth_of(p)[:, None]], dim=1) for p in poses_BV44[0]]  # fmt: skip
+        widths = (WIDTH, SEM_WIDTH, LANG_WIDTH)
+        rows = [torch.cat([*(paint(scene, p, width) for width in widths), depth_of(p)[:, None]],
+                          dim=1) for p in poses_BV44[0]]  # fmt: skip
         return torch.stack(rows)[None]
 
     def predict(self, hidden_BVND: Tensor) -> FieldPrediction:
-        geo, sem, depth = hidden_BVND.split([WIDTH, SEM_WIDTH, 1], dim=-1)
+        geo, sem, lang, depth = hidden_BVND.split([WIDTH, SEM_WIDTH, LANG_WIDTH, 1], dim=-1)
         return FieldPrediction(
-            geo_BVND=self.knows * geo, sem_BVND=self.knows * sem, depth_BVN=depth[..., 0]
+            geo_BVND=self.knows * geo,
+            sem_BVND=self.knows * sem,
+            lang_BVND=self.knows * lang if self.config.linguistic else None,
+            depth_BVN=depth[..., 0],
         )
 
 
 def train_stats() -> dict[str, Tensor]:
-    return {"geo_mean": torch.zeros(WIDTH), "sem_mean": torch.zeros(SEM_WIDTH)}
+    widths = {"geo": WIDTH, "sem": SEM_WIDTH, "lang": LANG_WIDTH}
+    return {f"{kind}_mean": torch.zeros(width) for kind, width in widths.items()}

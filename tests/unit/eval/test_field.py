@@ -33,6 +33,28 @@ def test_an_oracle_scores_one_and_every_control_less(holes: bool) -> None:
     assert report.scenes[0].tokens == 2 * 3 * (11 if holes else 12)
 
 
+@pytest.mark.parametrize("knows", [1.0, 0.6])
+def test_linguistic_features_are_scored_where_they_are_predicted(knows: float) -> None:
+    report = evaluate(Oracle(knows, linguistic=True), FakeSource(9))
+    plain = evaluate(Oracle(knows), FakeSource(9))
+    assert report.mean[MODEL]["lang/r2"] == pytest.approx(1 - (1 - knows) ** 2)
+    assert report.mean["training_mean"]["lang/r2"] == 0
+    assert set(report.differences) == {"geo/r2", "sem/r2", "lang/r2"}
+    assert set(plain.differences) == {"geo/r2", "sem/r2"}
+    without = {m: {k: v for k, v in row.items() if not k.startswith("lang/")}
+               for m, row in report.mean.items()}  # fmt: skip
+    assert without == plain.mean
+
+
+def test_targets_without_the_tokens_a_student_predicts_are_refused() -> None:
+    class Silent(FakeSource):
+        def load(self, clips: list[Clip]):
+            return replace(super().load(clips), lang_BVND=None)
+
+    with pytest.raises(ConfigError, match="predicts lang tokens, but the targets have none"):
+        evaluate(Oracle(linguistic=True), Silent(2))
+
+
 def test_a_student_that_answers_the_mean_has_r2_zero() -> None:
     report = evaluate(Oracle(knows=0.0), FakeSource(3))
     assert report.mean[MODEL]["geo/r2"] == 0
@@ -117,7 +139,7 @@ def test_the_real_student_standardises_and_is_scored_in_its_own_space() -> None:
     )
     tokens = torch.randn(3, WIDTH)
     space = feature_spaces(model, None)["geo"]
-    torch.testing.assert_close(space.enter(tokens), model.standardise_geo(tokens))
+    torch.testing.assert_close(space.enter(tokens), model.standardise("geo", tokens))
     report = evaluate_field(model, FakeSource(3))
     assert report.space == "standardised"
     assert set(report.mean) == {MODEL, *CONTROLS}

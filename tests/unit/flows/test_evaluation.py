@@ -79,7 +79,7 @@ def test_semantic_tokens_count_only_where_they_are_predicted(
 ) -> None:
     student: Any = SimpleNamespace(
         card=Spa3REncoder.from_pretrained(encoder).card,
-        model=SimpleNamespace(config=SimpleNamespace(semantic=False)),
+        model=SimpleNamespace(config=SimpleNamespace(semantic=False, linguistic=False)),
     )
     stored["train"]["semantic"] = None
     evaluation._sources(settings, "rooms", RECIPE, student)

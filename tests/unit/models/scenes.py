@@ -11,6 +11,7 @@ from spa3r.models.spa3r import Spa3RModel
 SMALL = ModelConfig(
     geo_width=24,
     sem_width=12,
+    lang_width=9,
     width=48,
     num_latents=7,
     encoder_layers=2,

@@ -54,7 +54,8 @@ def test_targets_only_equals_decoding_only_the_targets():
 
     def cut(part):
         values = {f.name: getattr(part, f.name) for f in dataclasses.fields(part)}
-        return type(part)(**{k: select_views(v, IS_TARGET) for k, v in values.items()})
+        there = {k: v for k, v in values.items() if v is not None}
+        return type(part)(**{**values, **{k: select_views(v, IS_TARGET) for k, v in there.items()}})
 
     whole, part = (
         psfm_loss(*pair, config) for pair in (example(), (cut(prediction), cut(targets)))
@@ -107,6 +108,17 @@ def test_absent_heads_and_targets():
     assert set(losses) == {"geo/l1", "geo/cos", "depth_prob", "total"}
     with pytest.raises(ValueError, match="'sem'"):
         psfm_loss(prediction, without, LossConfig())
+
+
+def test_linguistic_features_count_as_the_semantic_ones_do():
+    prediction, targets = example()
+    renamed = [
+        dataclasses.replace(part, sem_BVND=None, lang_BVND=part.sem_BVND)
+        for part in (prediction, targets)
+    ]
+    losses = psfm_loss(prediction, targets, LossConfig())
+    spoken = psfm_loss(*renamed, LossConfig())
+    assert {name.replace("sem", "lang"): x for name, x in losses.items()} == spoken
 
 
 def test_half_precision_predictions_are_scored_in_float32():

@@ -1,5 +1,7 @@
 """The student as a whole: shapes, options, initialisation, batching, precision."""
 
+from itertools import combinations
+
 import pytest
 import torch
 
@@ -44,9 +46,10 @@ def test_the_camera_matters(camera):
     assert (here.geo_BVND - there.geo_BVND).abs().mean() > 1e-3
 
 
+@pytest.mark.parametrize("depth_probe", ["hidden", "features"])
 @pytest.mark.parametrize("camera", ["prope", "plucker"])
-def test_every_parameter_learns_and_the_probe_teaches_nobody(camera):
-    model = small_model(camera=camera)
+def test_every_parameter_learns_and_the_probe_teaches_nobody(camera, depth_probe):
+    model = small_model(camera=camera, depth_probe=depth_probe, linguistic=True)
     _, prediction = run(model, *inputs())
     prediction.depth_BVN.square().mean().backward()
     taught = {name for name, p in model.named_parameters() if p.grad is not None}
@@ -113,7 +116,8 @@ def both(prediction):
 @pytest.mark.parametrize("camera", ["prope", "plucker"])
 @pytest.mark.parametrize("standardise", [False, True])
 def test_init_weights_forgets_nothing(camera, standardise):
-    config = ModelConfig(**{**vars_of(SMALL), "camera": camera, "standardise": standardise})
+    changes = {"camera": camera, "standardise": standardise, "linguistic": True}
+    config = ModelConfig(**{**vars_of(SMALL), **changes, "depth_probe": "features"})
     with torch.device("meta"):
         model = Spa3RModel(config)
     model.to_empty(device="cpu")
@@ -138,6 +142,32 @@ def test_a_target_that_is_off_has_no_head():
     assert prediction.geo_BVND is None and set(prediction.features()) == {"sem"}
 
 
+ALL_KINDS = {"geo": "geometric", "sem": "semantic", "lang": "linguistic"}
+COMBINATIONS = [kinds for n in (1, 2, 3) for kinds in combinations(ALL_KINDS, n)]
+
+
+@pytest.mark.parametrize("kinds", COMBINATIONS, ids="+".join)
+def test_any_combination_of_targets(kinds):
+    switches = {name: kind in kinds for kind, name in ALL_KINDS.items()}
+    model = small_model(depth_probe="features", standardise=True, **switches)
+    widths = {"geo": SMALL.geo_width, "sem": SMALL.sem_width, "lang": SMALL.lang_width}
+    assert list(model.heads) == list(kinds)
+    assert model.depth_prob.fc1.in_features == sum(widths[kind] for kind in kinds)
+    # The encoder's input is geometric whatever is predicted.
+    assert {n.partition("_")[0] for n, _ in model.named_buffers()} == {"geo", *kinds}
+    _, prediction = run(model, *inputs())
+    assert {k: x.shape[-1] for k, x in prediction.features().items()} == {
+        kind: widths[kind] for kind in kinds
+    }
+
+
+def test_the_probe_on_features_reads_them_in_order_and_nothing_else():
+    model = small_model(depth_probe="features", linguistic=True)
+    _, found = run(model, *inputs())
+    features = torch.cat((found.geo_BVND, found.sem_BVND, found.lang_BVND), dim=-1)
+    torch.testing.assert_close(model.depth_prob(features)[..., 0], found.depth_BVN)
+
+
 def statistics(model):
     generator = torch.Generator().manual_seed(6)
     return {
@@ -147,11 +177,11 @@ def statistics(model):
 
 
 def test_standardisation_is_part_of_the_model():
-    model = small_model(standardise=True)
+    model = small_model(standardise=True, linguistic=True)
     tokens, pose, K = inputs()
     given = statistics(model)
-    assert set(given) == {"geo_mean", "geo_std", "sem_mean", "sem_std"}
-    plain = small_model()
+    assert set(given) == {f"{kind}_{what}" for kind in ALL_KINDS for what in ("mean", "std")}
+    plain = small_model(linguistic=True)
     assert not dict(plain.named_buffers())
     plain.load_state_dict(model.state_dict(), strict=False)
     model.set_statistics(given)
@@ -159,9 +189,9 @@ def test_standardisation_is_part_of_the_model():
     torch.testing.assert_close(model.encode(tokens, GRID_HW), expected)
     _, prediction = run(model, tokens, pose, K)
     raw = model.destandardise(prediction)
-    torch.testing.assert_close(
-        model.standardise_sem(raw.sem_BVND), prediction.sem_BVND, atol=1e-5, rtol=1e-5
-    )
+    for kind, x in prediction.features().items():
+        again = model.standardise(kind, raw.features()[kind])
+        torch.testing.assert_close(again, x, atol=1e-5, rtol=1e-5)
     assert set(given) < set(model.state_dict())
 
 

@@ -17,6 +17,7 @@ from spa3r.data.targets import CachedTargets
 from spa3r.errors import SceneError, ShardError, TeacherError
 from spa3r.teachers.base import ClipViews, GeometricTargets
 from spa3r.teachers.rgbd import RgbdTeacher
+from tests.frame_teachers import ColourWaves
 from tests.frames_maker import make_frames
 
 CLIPS = ClipSpec(view_counts=(4, 5), gap=(1, 2), clips_per_scene=4, mirror=True)
@@ -95,6 +96,28 @@ def test_workers_give_the_same_bytes(table: FrameTable, tmp_path: Path) -> None:
             workers=workers,
         )  # fmt: skip
     assert files_of(tmp_path / "1") == files_of(tmp_path / "2")
+
+
+def test_linguistic_tokens_share_the_frames_payload(table: FrameTable, tmp_path: Path) -> None:
+    spec = replace(TEACHER, linguistic="clip", linguistic_width=20)
+    out, teacher = tmp_path / "out", ColourWaves(20)
+    write_targets(table, out, clips=CLIPS, teacher=spec, split="train", linguistic=teacher)
+    plain = tmp_path / "plain"
+    write_targets(table, plain, clips=CLIPS, teacher=TEACHER, split="train")
+    assert set(files_of(out)) == set(files_of(plain))
+    pairs = [list(iter_samples(str(folder / "a.frames.tar"))) for folder in (out, plain)]
+    for ours, theirs in zip(*pairs, strict=True):
+        assert ours["__key__"] == theirs["__key__"]
+        both, one = (safetensors.torch.load(s[schema.SEM_PART]) for s in (ours, theirs))
+        assert set(both) == {"sem", "lang"} and both["lang"].shape == (12, 20)
+        assert set(one) == {"sem"} and (one["sem"] == both["sem"]).all()
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["references"]["linguistic"] == teacher.reference()
+    # Another teacher of the same spec is another key; a place that moved is not.
+    moved = replace(spec, linguistic_uri="elsewhere")
+    for expected, one in ((2, teacher), (0, ColourWaves(20, seed=5))):
+        done = write_targets(table, out, clips=CLIPS, teacher=moved, split="train", linguistic=one)
+        assert done.reused == expected
 
 
 def test_without_semantics(table: FrameTable, tmp_path: Path) -> None:

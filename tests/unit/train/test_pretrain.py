@@ -7,13 +7,15 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from spa3r.errors import ConfigError, TrainingError
 from spa3r.hub import Spa3REncoder
 from spa3r.train.follow import follow
-from spa3r.train.pretrain import pretrain
+from spa3r.train.pretrain import Job, batches_of, pretrain, run_job
 from spa3r.train.sources import open_data
 from spa3r.train.task import PretrainTask
+from spa3r.train.world import World
 from tests.box_rooms import BoxRooms, box_recipe
 
 RECIPE = box_recipe(train__steps=4, train__checkpoint_every=2)
@@ -59,6 +61,7 @@ def test_the_encoder_records_recipe_data_and_teacher(tmp_path: Path, rooms: BoxR
     card = Spa3REncoder.from_pretrained(done.encoder).card
     assert card.provenance["recipe"] == "boxes" and card.provenance["steps"] == 4
     assert card.provenance["target_hash"] == rooms.target_hash
+    assert card.provenance["datasets"] == ["boxes"]
     assert card.references["geometric"]["kind"] == "rgbd"
     assert (card.image_width, card.image_multiple) == (224, 28)
     statistics = Spa3REncoder.from_pretrained(done.encoder).model.geo_mean
@@ -78,8 +81,6 @@ def test_standardising_without_statistics_and_remote_run_folders_are_refused(roo
 
 def test_decoding_target_views_alone_gives_the_loss_of_masking_them(rooms: BoxRooms):
     """The short way (decode targets only) against the long one (decode all, count targets)."""
-    import torch
-
     from spa3r.models.losses import FieldTargets, psfm_loss
 
     task = PretrainTask(RECIPE, open_data(rooms, RECIPE))
@@ -91,8 +92,8 @@ def test_decoding_target_views_alone_gives_the_loss_of_masking_them(rooms: BoxRo
     )  # fmt: skip
     assert batch.sem_BVND is not None
     everything = FieldTargets(
-        geo_BVND=model.standardise_geo(batch.geo_BVND),
-        sem_BVND=model.standardise_sem(batch.sem_BVND),
+        geo_BVND=model.standardise("geo", batch.geo_BVND),
+        sem_BVND=model.standardise("sem", batch.sem_BVND),
         depth_BVN=batch.depth_BVN,
         valid_BVN=batch.valid_BVN,
         is_target_BV=batch.is_target_BV,
@@ -102,6 +103,46 @@ def test_decoding_target_views_alone_gives_the_loss_of_masking_them(rooms: BoxRo
     assert long.keys() == short.keys()
     for name in long:
         torch.testing.assert_close(short[name], long[name], atol=1e-5, rtol=1e-5)
+
+
+def test_a_schedule_is_followed_and_survives_a_stop(tmp_path: Path):
+    schedule = box_recipe(
+        train__steps=4, train__checkpoint_every=1, clips__mask_schedule=[0.25, 0.75]
+    )
+    rooms = BoxRooms(schedule, rooms=2)
+    seen: list[set[int]] = []
+
+    class Recorded:
+        clips, stats = rooms.clips, rooms.stats
+
+        def load(self, clips):
+            seen.append({clip.num_context for clip in clips})
+            return rooms.load(clips)
+
+    calm = pretrain(schedule, Recorded(), tmp_path / "calm")
+    assert all(found <= {3, 4} for found in seen[:2])  # of 4 and of 6 views at a ratio of 0.25
+    assert all(found <= {1} for found in seen[2:]) and len(seen) == 4
+    job = Job(recipe=schedule, targets=Recorded(), run=tmp_path / "stopped")
+    world = World(device=torch.device("cpu"))
+    answers = iter([False, False, True])
+    result = run_job(job, world, stop=lambda: next(answers))
+    assert (result.step, result.finished) == (3, False)
+    ended = pretrain(schedule, Recorded(), tmp_path / "stopped")
+    assert seen[4:] == seen[:4]
+    for name in ("model.safetensors", "config.json"):
+        assert (ended.encoder / name).read_bytes() == (calm.encoder / name).read_bytes()
+
+
+def test_the_end_of_a_schedule_is_the_end_of_the_run_whoever_continues_it(
+    tmp_path: Path, rooms: BoxRooms
+):
+    job = Job(recipe=RECIPE, targets=rooms, run=tmp_path)
+    alone, pair = (World(device=torch.device("cpu"), size=size) for size in (1, 2))
+    assert (batches_of(job, alone), batches_of(job, pair)) == (4, 8)
+    answers = iter([False, False, True])
+    run_job(job, alone, stop=lambda: next(answers))
+    # Three batches are behind the run; one step of two workers is left.
+    assert (batches_of(job, alone), batches_of(job, pair)) == (4, 5)
 
 
 def test_a_follower_sees_each_step_once_even_across_a_restart(tmp_path: Path):

@@ -1,13 +1,15 @@
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
+from spa3r.eval.field_report import summarise
 from spa3r.eval.gate import field_gate
 from spa3r.viz.curves import loss_curves
-from spa3r.viz.report import render_report, write_report
+from spa3r.viz.report import ReportData, render_report, write_report
 from tests.unit.viz.fakes import field_report, metrics_rows, report_data
 
 
@@ -67,6 +69,34 @@ def test_other_teachers_are_named_as_well() -> None:
     assert "has no weights" not in page and "not recorded" in page
 
 
+def spoken() -> ReportData:
+    """With linguistic targets: the semantic numbers under another name."""
+    data = report_data()
+    scenes = tuple(
+        replace(row, scores={method: with_lang(scores) for method, scores in row.scores.items()})
+        for row in data.field.scenes
+    )
+    return replace(
+        data,
+        field=summarise(scenes, {}, "standardised", 0),
+        linguistic_teacher={"kind": "clip", "uri": "openai/clip", "hash": "11", "variant": ""},
+        metrics=[with_lang(row) for row in data.metrics],
+    )
+
+
+def with_lang(values: Mapping[str, float]) -> dict[str, float]:
+    return {**values, **{k.replace("sem/", "lang/"): v for k, v in values.items()}}
+
+
+def test_linguistic_features_are_shown_where_they_are(html: str) -> None:
+    page = render_report(spoken())
+    assert "Linguistic targets are patch tokens of clip (<code>openai/clip</code>)" in page
+    assert ">Linguistic features</th>" in page
+    assert "Linguistic R²: this model minus each control" in page
+    assert Loads(page).open == []
+    assert "inguistic" not in re.sub(r"<pre>.*?</pre>", "", html, flags=re.DOTALL)
+
+
 def test_a_failed_gate_is_said(html: str) -> None:
     assert "Gate passed" in html
     field = field_report(scenes=5)
@@ -102,3 +132,5 @@ def test_the_same_data_gives_the_same_bytes(tmp_path: Path, html: str) -> None:
 def test_curves_draw_what_was_logged_and_nothing_else() -> None:
     rows = [{k: v for k, v in row.items() if not k.startswith("sem")} for row in metrics_rows(200)]
     assert loss_curves(rows) == loss_curves(rows) != loss_curves(metrics_rows(200))
+    more = [with_lang(row) for row in metrics_rows(200)]
+    assert loss_curves(more) != loss_curves(metrics_rows(200))

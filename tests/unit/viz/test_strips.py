@@ -64,6 +64,16 @@ def test_a_student_without_semantics_has_no_semantic_columns() -> None:
     assert titles == ["Held-out view", "Geometric features", "Depth"]
 
 
+def test_linguistic_features_have_columns_of_their_own() -> None:
+    example = clip_example()
+    both = [{**tokens, "lang": tokens["sem"]} for tokens in (example.target, example.predicted)]
+    spoken = replace(example, target=both[0], predicted=both[1])
+    groups = {group.title: group for group in clip_strip(spoken, fit_bases([spoken])).groups}
+    assert list(groups) == ["Held-out view", "Geometric features", "Semantic features",
+                            "Linguistic features", "Depth"]  # fmt: skip
+    assert groups["Linguistic features"].columns == groups["Semantic features"].columns
+
+
 def test_the_depth_legend_is_hex() -> None:
     colours = depth_gradient(3)
     assert colours[0] == "#440154" and len(colours) == 3
