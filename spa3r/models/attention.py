@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from spa3r.models.precision import at_least_float32
+
 ALL_ROWS = slice(0, None)
 
 
 class Position(Protocol):
-    """A relative position code as four linear maps; float32 in and out.
+    """A relative position code as four linear maps; float32 (or float64) in and out.
 
     Queries and outputs come for `rows` of the sequence only, keys and values for all tokens.
     """
@@ -42,8 +44,9 @@ class Attention(nn.Module):
     def forward(self, x_STD: Tensor, position: Position | None, rows: slice = ALL_ROWS) -> Tensor:
         """Attends from `rows` to all tokens; (S, R, D).
 
-        The norm and the position code run in float32 under autocast too: a projection matrix can
-        be large, and what it does to a key must be undone exactly on another.
+        The norm and the position code run in float32 under autocast too (in float64 if the model
+        does): a projection matrix can be large, and what it does to a key must be undone exactly on
+        another.
         """
         width = x_STD.shape[-1]
         q_weight, kv_weight = self.qkv.weight.split((width, 2 * width))
@@ -52,9 +55,11 @@ class Attention(nn.Module):
         kv_STD = F.linear(x_STD, kv_weight, kv_bias)
         k_STHC, v_STHC = kv_STD.unflatten(-1, (2, self.num_heads, -1)).unbind(2)
         # PyTorch's CPU kernel is slower in bfloat16 than in float32 (its backward, 3.5 times).
-        kernel_dtype = torch.float32 if v_STHC.is_cpu else v_STHC.dtype
+        dtype = v_STHC.dtype
+        kernel_dtype = torch.promote_types(dtype, torch.float32) if v_STHC.is_cpu else dtype
         with torch.autocast(x_STD.device.type, enabled=False):
-            q_SRHC, k_STHC = self.q_norm(q_SRHC.float()), self.k_norm(k_STHC.float())
+            q_SRHC = self.q_norm(at_least_float32(q_SRHC))
+            k_STHC = self.k_norm(at_least_float32(k_STHC))
             if position is not None:
                 q_SRHC, k_STHC = position.query(q_SRHC, rows), position.key(k_STHC)
                 v_STHC = position.value(v_STHC)

@@ -1,4 +1,6 @@
-"""Camera algebra of the student: once per view and step, in float32, without host syncs.
+"""Camera algebra of the student: once per view and step, without host syncs.
+
+Precision: float32, or float64 where the cameras come so.
 
 Legend: B scenes, V views, N rays per view (row-major patch grid).
 Frames: OpenCV axes; world = view 0's camera; lengths in the clip's own unit. `<-` reads "from".
@@ -6,6 +8,8 @@ Frames: OpenCV axes; world = view 0's camera; lengths in the clip's own unit. `<
 
 import torch
 from torch import Tensor
+
+from spa3r.models.precision import at_least_float32
 
 
 def patch_rays(K_BV33: Tensor, grid_hw: tuple[int, int], patch_size: int) -> Tensor:
@@ -16,9 +20,9 @@ def patch_rays(K_BV33: Tensor, grid_hw: tuple[int, int], patch_size: int) -> Ten
         patch_size: pixels per patch.
 
     Returns:
-        (B, V, N, 3) float32.
+        (B, V, N, 3).
     """
-    K_BV33 = K_BV33.float() / patch_size
+    K_BV33 = at_least_float32(K_BV33) / patch_size
     rows, columns = grid_hw
     x_N = (torch.arange(columns, device=K_BV33.device) + 0.5).repeat(rows)
     y_N = (torch.arange(rows, device=K_BV33.device) + 0.5).repeat_interleave(columns)
@@ -38,10 +42,11 @@ def plucker_rays(rays_BVN3: Tensor, camera_from_world_BV44: Tensor) -> Tensor:
         rays_BVN3: unit rays in camera frames.
 
     Returns:
-        (B, V, N, 6) float32.
+        (B, V, N, 6).
     """
     rotation_BV33, translation_BV3 = _rigid_parts(camera_from_world_BV44)
-    direction_BVN3 = rays_BVN3.float() @ rotation_BV33  # row vectors: (R^T d)^T = d^T R
+    rays_BVN3 = rays_BVN3.to(rotation_BV33.dtype)
+    direction_BVN3 = rays_BVN3 @ rotation_BV33  # row vectors: (R^T d)^T = d^T R
     centre_BV13 = -(translation_BV3[..., None, :] @ rotation_BV33)
     moment_BVN3 = torch.linalg.cross(centre_BV13.expand_as(direction_BVN3), direction_BVN3)
     return torch.cat((direction_BVN3, moment_BVN3), dim=-1)
@@ -59,10 +64,10 @@ def projections(
     (the GTA variant) P is the rigid transform alone. Both inverses are closed forms.
 
     Returns:
-        (P_BV44, P_inverse_BV44), float32.
+        (P_BV44, P_inverse_BV44).
     """
     rotation_BV33, translation_BV3 = _rigid_parts(camera_from_world_BV44)
-    to_camera_BV44 = camera_from_world_BV44.float()
+    to_camera_BV44 = at_least_float32(camera_from_world_BV44)
     inverse_rotation_BV33 = rotation_BV33.mT
     centre_BV3 = -(inverse_rotation_BV33 @ translation_BV3[..., None])[..., 0]
     to_world_BV44 = torch.zeros_like(to_camera_BV44)
@@ -71,7 +76,7 @@ def projections(
     to_world_BV44[..., 3, 3] = 1
     if K_BV33 is None:
         return to_camera_BV44, to_world_BV44
-    K_BV33 = K_BV33.float()
+    K_BV33 = K_BV33.to(to_camera_BV44.dtype)
     width, height = grid_hw[1] * patch_size, grid_hw[0] * patch_size
     focal_BV2 = torch.stack((K_BV33[..., 0, 0] / width, K_BV33[..., 1, 1] / height), dim=-1)
     centre_BV2 = torch.stack((K_BV33[..., 0, 2] / width, K_BV33[..., 1, 2] / height), dim=-1) - 0.5
@@ -82,7 +87,7 @@ def projections(
 
 def _lift(focal_BV2: Tensor, centre_BV2: Tensor) -> Tensor:
     """The 4x4 matrix of a 3x3 calibration: its last row and column are the identity's."""
-    K_BV44 = torch.zeros(*focal_BV2.shape[:-1], 4, 4, device=focal_BV2.device)
+    K_BV44 = focal_BV2.new_zeros(*focal_BV2.shape[:-1], 4, 4)
     K_BV44[..., 0, 0], K_BV44[..., 1, 1] = focal_BV2[..., 0], focal_BV2[..., 1]
     K_BV44[..., :2, 2] = centre_BV2
     K_BV44[..., 2, 2] = K_BV44[..., 3, 3] = 1
@@ -90,5 +95,5 @@ def _lift(focal_BV2: Tensor, centre_BV2: Tensor) -> Tensor:
 
 
 def _rigid_parts(camera_from_world_BV44: Tensor) -> tuple[Tensor, Tensor]:
-    matrix_BV44 = camera_from_world_BV44.float()
+    matrix_BV44 = at_least_float32(camera_from_world_BV44)
     return matrix_BV44[..., :3, :3], matrix_BV44[..., :3, 3]

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from spa3r.models.precision import at_least_float32
 from spa3r.models.rope import RopeTable, grid_positions
 
 
@@ -26,8 +27,8 @@ from spa3r.models.rope import RopeTable, grid_positions
 class DecoderPosition:
     """PRoPE of sequences [registers and latents, rays of one view]; a `Position` of attention."""
 
-    image_from_world_S44: Tensor  # float32
-    world_from_image_S44: Tensor  # float32, its inverse
+    image_from_world_S44: Tensor  # float32 or float64
+    world_from_image_S44: Tensor  # its inverse
     num_prefix: int  # registers and latents in front of the rays
     rope: RopeTable  # of the rays, over half a head
 
@@ -48,7 +49,8 @@ class DecoderPosition:
         num_rows = x_SRHC.shape[1]
         num_prefix = min(max(0, self.num_prefix - rows.start), num_rows)
         # split and chunk, not slices: their gradients are one concatenation each.
-        prefix_SLHC, rays_SNHC = x_SRHC.float().split((num_prefix, num_rows - num_prefix), dim=1)
+        x_SRHC = at_least_float32(x_SRHC)
+        prefix_SLHC, rays_SNHC = x_SRHC.split((num_prefix, num_rows - num_prefix), dim=1)
         first = max(0, rows.start - self.num_prefix)
         rope = self.rope.rows(slice(first, first + num_rows - num_prefix))
         projective_SNHC, rotary_SNHC = rays_SNHC.chunk(2, dim=-1)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RopeTable:
-    """Cosines and signed sines, float32, laid out so that one multiply-add rotates a head."""
+    """Cosines and signed sines, laid out so that one multiply-add rotates a head."""
 
     cos_T1C: Tensor
     sin_T1C: Tensor  # signs included: -sin for the first of a pair, +sin for the second
@@ -58,13 +58,16 @@ class EncoderPosition:
         return o_SRHC
 
 
-def rope_table(positions_TA: Tensor, channels: int, base: float) -> RopeTable:
+def rope_table(
+    positions_TA: Tensor, channels: int, base: float, dtype: torch.dtype = torch.float32
+) -> RopeTable:
     """Table for tokens at the given positions.
 
     Args:
         positions_TA: (T, 2) position on the axis of the first and of the second half.
         channels: head channels spent, a multiple of 4.
         base: frequencies are base ** (-k / F), F = channels / 4.
+        dtype: of the table; the angles are computed in float64.
     """
     num = channels // 4
     frequencies_F = base ** (-torch.arange(num, dtype=torch.float64) / num)
@@ -72,7 +75,7 @@ def rope_table(positions_TA: Tensor, channels: int, base: float) -> RopeTable:
     cos_TAF, sin_TAF = angles_TAF.cos(), angles_TAF.sin()
     cos_TC = torch.stack((cos_TAF, cos_TAF), dim=2).flatten(1)
     sin_TC = torch.stack((-sin_TAF, sin_TAF), dim=2).flatten(1)
-    return RopeTable(cos_T1C=cos_TC[:, None].float(), sin_T1C=sin_TC[:, None].float())
+    return RopeTable(cos_T1C=cos_TC[:, None].to(dtype), sin_T1C=sin_TC[:, None].to(dtype))
 
 
 def grid_positions(grid_hw: tuple[int, int]) -> Tensor:
@@ -88,21 +91,27 @@ def encoder_table(
     channels: int,
     base: float,
     device: torch.device,
+    dtype: torch.dtype = torch.float32,
 ) -> RopeTable:
     """Registers and queries at (0, 0), patches at (y + 1, x + 1), the same in every view."""
     with torch.inference_mode(False), torch.device("cpu"):
         patches_TA = (grid_positions(grid_hw) + 1).repeat(num_views, 1)
         positions_TA = torch.cat((torch.zeros(num_prefix, 2, dtype=torch.long), patches_TA))
-        return _to(rope_table(positions_TA, channels, base), device)
+        return _to(rope_table(positions_TA, channels, base, dtype), device)
 
 
 @functools.lru_cache(maxsize=64)
 def ray_table(
-    grid_hw: tuple[int, int], channels: int, base: float, device: torch.device
+    grid_hw: tuple[int, int],
+    channels: int,
+    base: float,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
 ) -> RopeTable:
     """Ray tokens of one view at (x, y), from 0 (PRoPE's order)."""
     with torch.inference_mode(False), torch.device("cpu"):
-        return _to(rope_table(grid_positions(grid_hw).flip(1), channels, base), device)
+        positions_NA = grid_positions(grid_hw).flip(1)
+        return _to(rope_table(positions_NA, channels, base, dtype), device)
 
 
 def _to(table: RopeTable, device: torch.device) -> RopeTable:

@@ -47,3 +47,21 @@ def test_plucker_moment_is_that_of_every_point_on_the_world_ray():
     points = 2.5 * rays @ world_from_camera[..., :3, :3].mT + world_from_camera[..., None, :3, 3]
     torch.testing.assert_close(torch.linalg.cross(points, direction), moment, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(direction.norm(dim=-1), torch.ones(2, 2, 15))
+
+
+def test_cameras_keep_float64_and_lift_what_is_less():
+    camera_from_world, K = random_cameras(1, 2, GRID_HW, PATCH)
+    for given, kept in (
+        (torch.float64, torch.float64),
+        (torch.float32, torch.float32),
+        (torch.bfloat16, torch.float32),
+    ):
+        pose, calibration = camera_from_world.to(given), K.to(given)
+        rays = patch_rays(calibration, GRID_HW, PATCH)
+        results = (rays, plucker_rays(rays, pose), *projections(pose, calibration, GRID_HW, PATCH))
+        assert {x.dtype for x in results} == {kept}
+    P, inverse = projections(camera_from_world.double(), K.double(), GRID_HW, PATCH)
+    identity = torch.eye(4, dtype=torch.float64).expand(1, 2, 4, 4)
+    rotation = camera_from_world[..., :3, :3].double()
+    rounding = (rotation @ rotation.mT - torch.eye(3)).abs().max().item()  # of the float32 poses
+    torch.testing.assert_close(inverse @ P, identity, atol=20 * rounding, rtol=0)

@@ -55,8 +55,9 @@ def test_fast_path_equals_oracle_forward_and_backward(
         "tail of the rays": slice(min(prefix + 2, tokens - 1), None),
         "part of the prefix": slice(prefix // 2, max(prefix - 1, prefix // 2 + 1)),
     }[read]
-    ours = fast_attention(*qkv, position, rows)
-    theirs = prope_attention(*qkv, D)[:, :, rows]
+    q, k, v = qkv
+    ours = fast_attention(q, k, v, position, rows)
+    theirs = prope_attention(q, k, v, D)[:, :, rows]
     # float32 against float64; the entries of P and 1/P reach about ten.
     torch.testing.assert_close(ours.double(), theirs, atol=1e-4, rtol=1e-4)
     weight = torch.randn(theirs.shape, generator=torch.Generator().manual_seed(2))
@@ -64,6 +65,51 @@ def test_fast_path_equals_oracle_forward_and_backward(
     (theirs_grad,) = torch.autograd.grad((theirs * weight).sum(), qkv)
     scale = theirs_grad.abs().max().item()
     torch.testing.assert_close(ours_grad, theirs_grad, atol=2e-5 * scale, rtol=1e-4)
+
+
+def small_case():
+    """q, k, v (S, H, T, C), a pose and K that ask for gradients, all float64: 2 tokens, 4 rays."""
+    pose, K = (x.double() for x in random_cameras(1, 1, (2, 2), 14))
+    u, _, vh = torch.linalg.svd(pose[..., :3, :3])
+    pose[..., :3, :3] = u @ vh  # a rotation to float64's precision
+    generator = torch.Generator().manual_seed(7)
+    q, k, v = torch.randn(3, 1, 2, 6, 8, generator=generator, dtype=torch.float64)
+    return [x.requires_grad_() for x in (q, k, v, pose, K)]
+
+
+def small_fast(q, k, v, pose, K):
+    P, inverse = projections(pose, K, (2, 2), 14)
+    position = DecoderPosition(
+        image_from_world_S44=P[:, 0],
+        world_from_image_S44=inverse[:, 0],
+        num_prefix=2,
+        rope=ray_table((2, 2), 4, BASE, CPU, torch.float64),
+    )
+    return fast_attention(q, k, v, position)
+
+
+def small_oracle(q, k, v, pose, K):
+    P, _ = projections(pose, K, (2, 2), 14)
+    return prope_attention(q, k, v, prope_matrices(P, (2, 2), 8, BASE, torch.arange(6) >= 2))
+
+
+@pytest.mark.parametrize("attention", [small_fast, small_oracle])
+def test_gradients_of_tokens_and_cameras_are_the_finite_differences(attention):
+    assert torch.autograd.gradcheck(attention, small_case())
+
+
+def test_in_float64_both_forms_agree_to_its_precision():
+    case = small_case()
+    fast, oracle = small_fast(*case), small_oracle(*case)
+    assert fast.dtype == torch.float64
+    torch.testing.assert_close(fast, oracle, atol=1e-12, rtol=1e-12)
+    weight = torch.randn(fast.shape, generator=torch.Generator().manual_seed(2)).double()
+    for ours, theirs in zip(
+        torch.autograd.grad((fast * weight).sum(), case[:3]),
+        torch.autograd.grad((oracle * weight).sum(), case[:3]),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs, atol=1e-11, rtol=1e-11)
 
 
 def test_several_cameras_do_not_see_the_choice_of_world_frame():
