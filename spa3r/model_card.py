@@ -1,29 +1,28 @@
 """README.md of an encoder folder: what it is, where it came from, under which terms."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-_TERMS = {
-    "vggt": "VGGT's own licence (facebook/VGGT-1B is for non-commercial use)",
-    "dinov3": "the DINOv3 licence",
-    "rgbd": "Apache-2.0 (no weights)",
-    "labels": "Apache-2.0 (no weights)",
-}
+from spa3r.licences import OPEN, Licence, Part, licences_of, parts
 
 
 def model_card(card: Mapping[str, Any]) -> str:
     """Markdown from an encoder's config.json; no clock, no host, so the same for the same model."""
     provenance, model = card["provenance"], card["model"]
+    references, datasets = card["references"], provenance.get("datasets")
     teachers = "\n".join(
         f"| {role} | {ref['kind']} | `{ref['uri']}` | {ref['variant']} | `{ref['hash']}` |"
-        f" {ref.get('licence') or _TERMS.get(ref['kind'], 'unknown')} |"
-        for role, ref in sorted(card["references"].items())
+        for role, ref in sorted(references.items())
     )
-    facts = "\n".join(f"| {name} | `{provenance[name]}` |" for name in sorted(provenance)
-                      if not isinstance(provenance[name], dict))  # fmt: skip
+    facts = "\n".join(
+        f"| {name} | `{_plain(provenance[name])}` |"
+        for name in sorted(provenance)
+        if not isinstance(provenance[name], dict)
+    )
+    terms = "\n".join(_row(part) for part in parts(references, datasets))
     return f"""---
 library_name: spa3r-platform
-license: other
+{_front_matter(licences_of(references, datasets))}
 tags: [spa3r, spatial-field, 3d]
 ---
 # Spa3R encoder
@@ -34,6 +33,7 @@ which the teachers' features of any other view can be predicted.
     from spa3r.hub import Spa3REncoder
     encoder = Spa3REncoder.from_pretrained("this folder")
     scene = encoder.encode(images)
+    view = scene.query(0)  # or any camera: features and depth
 
 ## Provenance
 
@@ -45,13 +45,35 @@ which the teachers' features of any other view can be predicted.
 
 Referenced, not included. Loading looks in the argument `teacher`, then `SPA3R_TEACHER`, then here:
 
-| role | kind | place | variant | hash | terms |
-|---|---|---|---|---|---|
+| role | kind | place | variant | hash |
+|---|---|---|---|---|
 {teachers}
 
 ## Terms
 
-The code is under Apache-2.0. These weights were learnt from the teachers above and from the scans
-they looked at: the terms of both apply to them (ScanNet and ScanNet++: non-commercial research).
-Generated rooms carry no terms of their own.
+The code is under Apache-2.0. These weights were learnt from the teachers and the data below, whose
+terms apply to them too. The linked pages are what counts:
+
+| part | name | terms | note |
+|---|---|---|---|
+{terms}
 """
+
+
+def _front_matter(licences: Sequence[Licence]) -> str:
+    """Hugging Face's licence fields: a name of its own list, or `other` with name and link."""
+    if len(licences) == 1 and licences[0].name in OPEN:
+        return f"license: {licences[0].name}"
+    lines = ["license: other", f"license_name: {'-and-'.join(x.name for x in licences)}"]
+    links = [licence.url for licence in licences if licence.url]
+    return "\n".join(lines + [f"license_link: {link}" for link in links[:1]])
+
+
+def _row(part: Part) -> str:
+    licence = part.licence
+    terms = f"[{licence.name}]({licence.url})" if licence.url else licence.name
+    return f"| {part.role} | {part.name} | {terms} | {licence.note} |"
+
+
+def _plain(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

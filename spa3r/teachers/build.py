@@ -1,5 +1,7 @@
 """From a TeacherSpec to the frozen teachers it names."""
 
+from typing import Literal
+
 import torch
 
 from spa3r.config import TeacherSpec
@@ -9,34 +11,44 @@ from spa3r.teachers.vggt import VggtConfig, load_vggt
 from spa3r.teachers.vggt_teacher import VggtTeacher
 
 Device = str | torch.device
+Precision = Literal["float32", "bfloat16"]
 
 
 def build_geometric(
-    spec: TeacherSpec, *, device: Device = "cpu", config: VggtConfig | None = None
+    spec: TeacherSpec,
+    *,
+    device: Device = "cpu",
+    config: VggtConfig | None = None,
+    precision: Precision | None = None,
 ) -> GeometricTeacher:
     """The geometric teacher on a device; its views must be on the same one.
 
-    On a GPU with bfloat16 VGGT's aggregator runs in it, as VGGT's own inference does.
-
     Args:
         config: of a VGGT checkpoint without its own config.json; None: VGGT-1B.
+        precision: of the matrix products of VGGT's aggregator; None: bfloat16 on a GPU that has it,
+            as VGGT's own inference does, else float32. `rgbd` is float32 always.
 
     Raises:
         TeacherError: weights that cannot be had. WeightsError: weights that do not fit.
-        ConfigError: the spec declares another token width than the teacher has.
+        ConfigError: the spec declares another token width than the teacher has, or a layer that it
+            does not have.
     """
     if spec.geometric == "rgbd":
         from spa3r.teachers.rgbd import RgbdTeacher
 
         return RgbdTeacher(spec)
     model = load_vggt(spec.geometric_uri, config=config, qk_norm=spec.qk_norm).to(device)
-    on_gpu = torch.device(device).type == "cuda"
+    if precision is None:
+        on_gpu = torch.device(device).type == "cuda"
+        precision = "bfloat16" if on_gpu and torch.cuda.is_bf16_supported() else "float32"
     teacher = VggtTeacher(
         model,
         uri=spec.geometric_uri,
         passes=spec.passes,
         cameras=spec.cameras,
-        autocast=on_gpu and torch.cuda.is_bf16_supported(),
+        layer=spec.layer,
+        metric_scale=spec.metric_scale,
+        autocast=precision == "bfloat16",
     )
     _check("width", spec.width, teacher.width)
     _check("patch_size", spec.patch_size, teacher.patch_size)
@@ -51,11 +63,33 @@ def build_semantic(spec: TeacherSpec, *, device: Device = "cpu") -> SemanticTeac
         from spa3r.teachers.rgbd import LabelTeacher
 
         return LabelTeacher(spec)
-    from spa3r.teachers.dinov3 import DinoV3Teacher
+    if spec.semantic == "dinov2":
+        from spa3r.teachers.dinov2_hf import Dinov2Teacher
 
-    teacher = DinoV3Teacher.from_uri(spec.semantic_uri)
+        if spec.semantic_uri == TeacherSpec().semantic_uri:
+            raise ConfigError(
+                f"teacher.semantic is 'dinov2' but teacher.semantic_uri is {spec.semantic_uri!r};"
+                " set it to 'facebook/dinov2-large' or another DINOv2"
+            )
+        teacher = Dinov2Teacher.from_uri(spec.semantic_uri)
+    else:
+        from spa3r.teachers.dinov3 import DinoV3Teacher
+
+        teacher = DinoV3Teacher.from_uri(spec.semantic_uri)
     torch.nn.Module.to(teacher.model, device)  # Transformers annotates its own override wrongly
     _check("semantic_width", spec.semantic_width, teacher.width)
+    return teacher
+
+
+def build_linguistic(spec: TeacherSpec, *, device: Device = "cpu") -> SemanticTeacher | None:
+    """The linguistic teacher on a device, None for `none`. Raises as `build_geometric` does."""
+    if spec.linguistic == "none":
+        return None
+    from spa3r.teachers.clip import ClipTeacher
+
+    teacher = ClipTeacher.from_uri(spec.linguistic_uri)
+    torch.nn.Module.to(teacher.model, device)
+    _check("linguistic_width", spec.linguistic_width, teacher.width)
     return teacher
 
 

@@ -7,7 +7,7 @@ import logging
 import pickle
 import re
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,13 @@ from spa3r.errors import TeacherError, WeightsError
 
 log = logging.getLogger(__name__)
 
-FILE_NAMES = ("model.safetensors", "model.pt")
-"""What a folder or repository is searched for, in this order."""
-PICKLED_SUFFIXES = (".pt", ".pth", ".bin")
+INDEX_SUFFIX = ".index.json"
+FILE_NAMES = (
+    *("model.safetensors", f"model.safetensors{INDEX_SUFFIX}", "model.pt"),
+    *("pytorch_model.bin", f"pytorch_model.bin{INDEX_SUFFIX}"),
+)
+"""What a folder or repository is searched for, in this order; an index names shards beside it."""
+PICKLED_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 # What torch.load raises, besides UnpicklingError, for files whose bytes were changed or cut.
 _DAMAGE = (
     *(RuntimeError, EOFError, ValueError, TypeError, AttributeError, LookupError, AssertionError),
@@ -31,22 +35,43 @@ _DAMAGE = (
 )
 
 
-def load_state_dict(uri: str | Path) -> dict[str, Tensor]:
+def load_state_dict(uri: str | Path, *, inside: str | None = None) -> dict[str, Tensor]:
     """Tensors by name, on the CPU, in their stored dtype.
 
+    Local files are mapped, not read: a tensor costs memory when it is first used. So the file must
+    not be overwritten in place while its tensors are in use (renaming another over it is safe).
+
     Args:
-        uri: a .safetensors, .pt, .pth or .bin file or a folder with model.safetensors or model.pt,
-            as a path or fsspec URL; or a Hugging Face id such as "facebook/VGGT-1B".
+        uri: a .safetensors, .pt, .pth, .bin or .ckpt file or a folder with one of FILE_NAMES, as a
+            path or fsspec URL; or a Hugging Face id such as "facebook/VGGT-1B".
+        inside: the table to take of a nested checkpoint ("state_dict" of Lightning's); a file that
+            holds nothing but tensors is taken as that table itself.
 
     Raises:
         TeacherError: nothing is there, access is not granted, or the network is out of reach.
-        WeightsError: the file is damaged, holds anything but tensors, or is of another kind.
+        WeightsError: the file is damaged, holds anything but tensors, lacks `inside`, or is of
+            another kind; or a shard of it is missing or holds other tensors than the index says.
     """
+    table = load_nested(uri)
+    if inside is not None and not _is_flat(table):
+        if inside not in table:
+            names = ", ".join(sorted(map(repr, table))[:20])
+            raise WeightsError(f"{uri}: has no table {inside!r}, only {names}; save its tensors")
+        table = table[inside]
+    if not _is_flat(table):
+        raise WeightsError(f"{uri}: not a flat table of tensors; convert it to .safetensors")
+    return table
+
+
+def load_nested(uri: str | Path) -> dict[str, Any]:
+    """The whole table of a checkpoint, whatever weights_only=True allows in it: tensors, numbers,
+    text and tables of them. Arguments and errors as `load_state_dict`."""
     for name in FILE_NAMES:
         found = find_file(uri, name)
-        if found is not None:
-            return _read(found)
-    raise TeacherError(f"{uri}: holds neither {' nor '.join(FILE_NAMES)}; name the file itself")
+        if found is None:
+            continue
+        return _read_shards(uri, found) if found.endswith(INDEX_SUFFIX) else _read(found)
+    raise TeacherError(f"{uri}: holds none of {', '.join(FILE_NAMES)}; name the file itself")
 
 
 def load_json(uri: str | Path, name: str) -> dict[str, Any] | None:
@@ -89,6 +114,7 @@ def load_strict(
     *,
     unused_prefixes: Sequence[str] = (),
     where: str | Path = "checkpoint",
+    name_of: Callable[[str], str] = str,
 ) -> None:
     """Loads every tensor of a module, cast to the module's dtypes; nothing is skipped silently.
 
@@ -97,6 +123,7 @@ def load_strict(
     Args:
         unused_prefixes: tensors whose names start so are declared unused and dropped.
         where: the checkpoint's name, for the message.
+        name_of: from the module's name of a tensor to the checkpoint's.
 
     Raises:
         WeightsError: names every missing, unexpected and misshapen tensor.
@@ -105,6 +132,21 @@ def load_strict(
     given = {k: v for k, v in state.items() if not k.startswith(tuple(unused_prefixes))}
     if len(given) < len(state):
         log.info("%s: dropped %d unused tensors", where, len(state) - len(given))
+    named = {name_of(k): v for k, v in wanted.items()}
+    check_fit(named, given, network=type(module).__name__, where=where)
+    on_meta = any(tensor.is_meta for tensor in wanted.values())
+    cast = {k: given[name_of(k)].to(v.dtype) for k, v in wanted.items()}
+    module.load_state_dict(cast, strict=True, assign=on_meta)
+
+
+def check_fit(
+    wanted: Mapping[str, Tensor],
+    given: Mapping[str, Tensor],
+    *,
+    network: str,
+    where: str | Path = "checkpoint",
+) -> None:
+    """Raises WeightsError naming every missing, unexpected and misshapen tensor of a network."""
     problems = [f"missing {k}" for k in sorted(wanted.keys() - given.keys())]
     problems += [f"unexpected {k}" for k in sorted(given.keys() - wanted.keys())]
     problems += [
@@ -114,12 +156,9 @@ def load_strict(
     ]
     if problems:
         raise WeightsError(
-            f"{where}: {len(problems)} tensors do not fit {type(module).__name__}:"
-            f" {'; '.join(problems)}; use the checkpoint made for this configuration"
+            f"{where}: {len(problems)} tensors do not fit {network}: {'; '.join(problems)}; use the"
+            " checkpoint made for this configuration"
         )
-    on_meta = any(tensor.is_meta for tensor in wanted.values())
-    cast = {k: v.to(wanted[k].dtype) for k, v in given.items()}
-    module.load_state_dict(cast, strict=True, assign=on_meta)
 
 
 def state_hash(state: Mapping[str, Tensor]) -> str:
@@ -136,8 +175,12 @@ def _is_weights_file(text: str) -> bool:
     return text.endswith((".safetensors", *PICKLED_SUFFIXES))
 
 
-def _read(file: str) -> dict[str, Tensor]:
-    """Tensors of one existing file."""
+def _is_flat(table: Any) -> bool:
+    return isinstance(table, dict) and all(isinstance(v, Tensor) for v in table.values())
+
+
+def _read(file: str) -> dict[str, Any]:
+    """The table of one existing file."""
     local = storage.is_local(file)
     path = Path(file.removeprefix("file://"))
     if file.endswith(".safetensors"):
@@ -148,30 +191,81 @@ def _read(file: str) -> dict[str, Tensor]:
         except safetensors.SafetensorError as error:
             raise WeightsError(f"{file}: damaged ({error}); fetch it again") from error
     source = path if local else io.BytesIO(storage.read_bytes(file))
+    mapped = local and _starts_with(path, b"PK\x03\x04")  # torch's older format is no zip
     try:
-        state = torch.load(source, map_location="cpu", weights_only=True)
+        table = torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
-        raise WeightsError(
-            f"{file}: not tensors alone (pickled objects are never run); convert to .safetensors"
-        ) from error
+        raise WeightsError(_refusal(file, error)) from error
     except _DAMAGE as error:
         reason = str(error).splitlines()[0] if str(error) else "it ends early"
         raise WeightsError(f"{file}: damaged ({reason}); fetch it again") from error
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise WeightsError(f"{file}: not a flat table of tensors; convert it to .safetensors")
+    if not isinstance(table, dict):
+        raise WeightsError(f"{file}: holds {type(table).__name__}, not a flat table of tensors;"
+                           " convert it to .safetensors")  # fmt: skip
+    return table
+
+
+def _starts_with(path: Path, magic: bytes) -> bool:
+    with path.open("rb") as f:
+        return f.read(len(magic)) == magic
+
+
+def _refusal(file: str, error: pickle.UnpicklingError) -> str:
+    """Why a pickle was not opened, and how its owner makes one that is."""
+    found = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if found is None:
+        return (
+            f"{file}: damaged, or not tensors alone (pickled objects are never run); fetch it"
+            " again or convert it to .safetensors"
+        )
+    return (
+        f"{file}: holds {found[1]} (pickled objects are never run); if you trust the file, save its"
+        f' tensors alone: python -c \'import torch; x = torch.load("{file}", weights_only=False);'
+        ' torch.save(x.get("state_dict", x), "weights.pt")\''
+    )
+
+
+def _read_shards(uri: str | Path, index: str) -> dict[str, Any]:
+    """All tensors of a checkpoint in shards, each from the shard where the index says it is."""
+    try:
+        place = dict(json.loads(storage.read_bytes(index))["weight_map"])
+        wanted = {shard: {k for k in place if place[k] == shard} for shard in place.values()}
+        # A shard lies beside its index, so an index of unknown origin reaches no other file.
+        strange = [shard for shard in wanted if not re.fullmatch(r"[\w-][\w.-]*", shard)]
+    except (ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{index}: no index of shards ({error!r}); fetch it again") from error
+    if strange := strange + [shard for shard in wanted if not _is_weights_file(shard)]:
+        raise WeightsError(f"{index}: names {', '.join(strange)}, which is no shard beside it")
+    files = {shard: find_file(uri, shard) for shard in sorted(wanted)}
+    if missing := [shard for shard, file in files.items() if file is None]:
+        raise WeightsError(f"{index}: shards missing beside it: {', '.join(missing)}; fetch them")
+    state: dict[str, Any] = {}
+    problems = []
+    for shard, file in files.items():
+        tensors = _read(str(file))
+        problems += [f"{shard} lacks {k}" for k in sorted(wanted[shard] - tensors.keys())]
+        problems += [f"{shard} also holds {k}" for k in sorted(tensors.keys() - wanted[shard])]
+        state |= tensors
+    if problems:
+        raise WeightsError(f"{index}: {'; '.join(problems)}; fetch index and shards again together")
     return state
 
 
 def _download(repo: str, name: str) -> str | None:
     """Local path of a file of a Hugging Face repository, from its cache if it can."""
-    from huggingface_hub import errors, hf_hub_download
+    from huggingface_hub import errors, hf_hub_download, try_to_load_from_cache
 
     local_option = "or download it elsewhere and give the folder's path"
+    if "dinov3" in repo.lower():
+        local_option += "; or choose DINOv2, which is not gated, by teacher.semantic='dinov2'"
+        local_option += " and teacher.semantic_uri='facebook/dinov2-large'"
     try:
         return hf_hub_download(repo, name)
     except errors.LocalEntryNotFoundError as error:
+        if any(isinstance(try_to_load_from_cache(repo, file), str) for file in FILE_NAMES):
+            return None  # its weights are cached under another name: work on without a network
         raise TeacherError(
-            f"{repo}: not in the local cache and Hugging Face is out of reach; connect,"
+            f"{repo}: {name} is not in the local cache and Hugging Face is out of reach; connect,"
             f" unset HF_HUB_OFFLINE, {local_option}"
         ) from error
     except errors.EntryNotFoundError:

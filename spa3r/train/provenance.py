@@ -1,11 +1,13 @@
 """What an encoder is and where it comes from: its hash, its history, the code that made it."""
 
 import hashlib
+import re
 import subprocess
 from pathlib import Path
 
 from spa3r import storage
 from spa3r.errors import WeightsError
+from spa3r.licences import licences_of, parts
 
 
 def encoder_hash(folder: str | Path) -> str:
@@ -19,13 +21,24 @@ def encoder_hash(folder: str | Path) -> str:
 
 
 def provenance_tags(folder: str | Path) -> dict[str, str]:
-    """Recipe, data and teachers of an encoder folder, as its card says."""
+    """Recipe, data, teachers and terms of an encoder folder, as its card says.
+
+    `licences` holds the names of all terms; licence_<role> and licence_data_<name> those of each
+    part it was learnt from.
+    """
     card = storage.read_json(storage.join(folder, "config.json"))
     provenance = card["provenance"]
     tags = {key: str(provenance[key]) for key in ("recipe", "data_hash", "target_hash", "steps")}
     for role, reference in card["references"].items():
         prefix = "teacher" if role == "geometric" else f"{role}_teacher"
         tags |= {f"{prefix}_{key}": str(value) for key, value in reference.items()}
+    datasets = provenance.get("datasets")
+    found = licences_of(card["references"], datasets)
+    tags["licences"] = ",".join(licence.name for licence in found)
+    for part in parts(card["references"], datasets):
+        key = f"data_{part.name}" if part.role == "data" else part.role
+        # What MLflow allows in a tag's name.
+        tags[re.sub(r"[^\w.-]", "_", f"licence_{key}", flags=re.ASCII)] = part.licence.name
     return tags
 
 
