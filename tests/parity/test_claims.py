@@ -8,6 +8,7 @@ from tests.parity import test_dinov3, test_prope, test_spa3r, test_vggt
 # Kind of fixture -> what its tests are parametrised with.
 CASES: dict[str, list[str] | list[tuple[str, str]]] = {
     "keymap_dinov3_vitl16": ["keymap_dinov3_vitl16"],
+    "keymap_spa3_vlm_3b": ["keymap_spa3_vlm_3b"],
     "keymap_spa3r_lightning": ["keymap_spa3r_lightning"],
     "keymap_vggt_1b": ["keymap_vggt_1b"],
     "dinov3": test_dinov3.SIZES,
@@ -20,7 +21,6 @@ CASES: dict[str, list[str] | list[tuple[str, str]]] = {
 }
 NOT_HERE = {
     "adapter": "belongs to the VLM issue",
-    "keymap_spa3_vlm": "belongs to the VLM issue",
 }
 
 
