@@ -10,6 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from spa3r.errors import ConfigError
+
+MAX_TOKENS = 16384
+"""Tokens that a basis is fitted to at most, evenly spread: a third of a gigabyte at width 2048."""
 _TAILS = (2.0, 98.0)  # percentiles of the targets that span the colour range
 
 
@@ -31,12 +35,16 @@ class PcaBasis:
 def fit_basis(target_MD: np.ndarray) -> PcaBasis:
     """Basis of target tokens. Deterministic: each axis points where its largest weight is positive.
 
+    Args:
+        target_MD: tokens with any leading axes.
+
     Raises:
-        ValueError: fewer than four tokens or three channels.
+        ConfigError: fewer than four tokens or three channels.
     """
-    x_MD = target_MD.astype(np.float64)
-    if x_MD.ndim != 2 or x_MD.shape[0] < 4 or x_MD.shape[1] < 3:
-        raise ValueError(f"a colour basis needs (>=4, >=3) tokens, got {x_MD.shape}")
+    tokens_MD = target_MD.reshape(-1, target_MD.shape[-1])
+    if tokens_MD.shape[0] < 4 or tokens_MD.shape[1] < 3:
+        raise ConfigError(f"a colour basis needs (>=4, >=3) tokens, got {tokens_MD.shape}")
+    x_MD = tokens_MD[:: -(-len(tokens_MD) // MAX_TOKENS)].astype(np.float64)
     mean_D = x_MD.mean(axis=0)
     centred_MD = x_MD - mean_D
     # The D x D covariance stays small however many tokens there are; eigh sorts ascending.
