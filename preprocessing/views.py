@@ -3,31 +3,54 @@
 Legend: V views, H W pixels at working size.
 """
 
+import logging
+from dataclasses import dataclass
+from typing import Any, Final
+
 import numpy as np
 
 from preprocessing.frames import decode
-from preprocessing.scene import Damage, Frame
+from preprocessing.photos import PhotoSource, list_photos
+from preprocessing.scene import Damage, Frame, base_name
 from preprocessing.sources import detect_dataset, open_scenes
 from spa3r.config import IngestSpec
 from spa3r.errors import SceneError
 from spa3r.images import scale_K
 
+log = logging.getLogger(__name__)
+
 # Looked at for each view that is wanted, so that a bad frame has a good one in its place.
-_CANDIDATES_PER_VIEW = 2
+_CANDIDATES_PER_VIEW: Final = 2
 
 
-def read_views(
-    path: str, *, width: int, multiple: int, max_views: int = 8
-) -> dict[str, np.ndarray]:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ScanViews:
+    """Good frames of a scan."""
+
+    arrays: dict[str, Any]
+    """"images" (V, H, W, 3) uint8 and, where the scan has all three, "depth" (V, H, W) uint16
+    millimetres, "K" (V, 3, 3) and "world_from_camera" (V, 4, 4) float64: what
+    `Spa3REncoder.encode` takes."""
+    names: tuple[str, ...]
+    """Of the photos' files; of a scan's frames frame-000120, by their number."""
+    source_sizes: tuple[tuple[int, int], ...]
+    """(width, height) of the frames before they were resized, upright."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _View:
+    arrays: dict[str, np.ndarray]
+    name: str
+    source_size: tuple[int, int]
+
+
+def read_views(path: str, *, width: int, multiple: int, max_views: int = 8) -> ScanViews:
     """Up to max_views good frames, evenly spread over the scan, decoded as ingest decodes them.
 
     Args:
         path: one scan (`.sens` file, its folder, an exported folder) or one folder of photos.
         width: working width in pixels; `multiple` as in IngestSpec.
-
-    Returns:
-        "images" (V, H, W, 3) uint8 and, where the scan has all three, "depth" (V, H, W) uint16
-        millimetres, "K" (V, 3, 3) and "world_from_camera" (V, 4, 4) float64.
+        max_views: 0: every good frame.
 
     Raises:
         SceneError: nothing there, several scenes, no good frame, or frames of different sizes.
@@ -37,33 +60,43 @@ def read_views(
         names = ", ".join(scene.name for scene in scenes[:3])
         raise SceneError(f"{path}: holds {len(scenes)} scenes ({names} ...); name one of them")
     spec = IngestSpec(width=width, multiple=multiple)
-    good: list[dict[str, np.ndarray]] = []
+    good: list[_View] = []
     reasons: set[str] = set()
-    with scenes[0].open(labels=False) as scene:
-        stride = max(1, len(scene.indices) // (_CANDIDATES_PER_VIEW * max_views))
+    source = scenes[0]
+    photos = list_photos(source.url) if isinstance(source, PhotoSource) else []
+    with source.open(labels=False) as scene:
+        wanted = max_views or max(1, len(scene.indices))
+        stride = max(1, len(scene.indices) // (_CANDIDATES_PER_VIEW * wanted))
         for frame in scene.frames(stride):
-            found = frame.reason if isinstance(frame, Damage) else _view(frame, spec)
+            name = base_name(photos[frame.index]) if photos else f"frame-{frame.index:06d}"
+            found = frame.reason if isinstance(frame, Damage) else _view(frame, name, spec)
             if isinstance(found, str):
                 reasons.add(found)
             else:
                 good.append(found)
     if not good:
         raise SceneError(f"{path}: no usable frame ({', '.join(sorted(reasons)) or 'empty'})")
-    chosen = np.linspace(0, len(good) - 1, min(max_views, len(good))).round().astype(int)
-    return _stack([good[i] for i in chosen], path)
+    chosen = np.linspace(0, len(good) - 1, min(wanted, len(good))).round().astype(int)
+    views = [good[i] for i in chosen]
+    return ScanViews(
+        arrays=_stack([view.arrays for view in views], path),
+        names=tuple(view.name for view in views),
+        source_sizes=tuple(view.source_size for view in views),
+    )
 
 
-def _view(frame: Frame, spec: IngestSpec) -> dict[str, np.ndarray] | str:
-    """The frame's arrays at working size, or the reason why it is of no use."""
+def _view(frame: Frame, name: str, spec: IngestSpec) -> _View | str:
+    """The frame at working size, or the reason why it is of no use."""
     found = decode(frame, None, spec)
     if isinstance(found, Damage):
         return found.reason
-    view = {"images": found.rgb_HW3}
+    arrays = {"images": found.rgb_HW3}
     pose_44 = frame.world_from_camera_44
     if found.depth_mm_HW is not None and frame.K_33 is not None and pose_44 is not None:
         K_33 = scale_K(frame.K_33, found.size)
-        view |= {"depth": found.depth_mm_HW, "K": K_33, "world_from_camera": pose_44}
-    return view
+        arrays |= {"depth": found.depth_mm_HW, "K": K_33, "world_from_camera": pose_44}
+    size = (found.size.source_width, found.size.source_height)
+    return _View(arrays=arrays, name=name, source_size=size)
 
 
 def _stack(views: list[dict[str, np.ndarray]], path: str) -> dict[str, np.ndarray]:
@@ -74,6 +107,7 @@ def _stack(views: list[dict[str, np.ndarray]], path: str) -> dict[str, np.ndarra
     if len(heights) > 1:
         if "K" in views[0]:
             raise SceneError(f"{path}: frames of different shapes (heights {sorted(heights)})")
+        log.info("%s: photos of heights %s are cropped to the lowest", path, sorted(heights))
         views = [{"images": _crop_rows(view["images"], min(heights))} for view in views]
     return {name: np.stack([view[name] for view in views]) for name in views[0]}
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from spa3r import convert_commands, export_commands, scene_commands, view_commands
 from spa3r.errors import Spa3RError
 from spa3r.storage import redacted
 
@@ -19,6 +20,8 @@ A first walk:
   spa3r ingest /data/scannet --recipe paper       raw scans -> shards
   spa3r targets --dataset scannet --recipe paper  shards -> VGGT and DINOv3 targets
   spa3r pretrain --dataset scannet --recipe paper
+  spa3r encode photos/ -o kitchen.safetensors     views -> a scene that can be asked
+  spa3r view kitchen.safetensors                  the scene in the browser
 """
 
 
@@ -50,7 +53,7 @@ def _settings() -> Any:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="spa3r",
-        description="From raw scans to a registered Spa3R encoder.",
+        description="From raw scans to a registered Spa3R encoder, and from photos to a scene.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -82,7 +85,8 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = add("evaluate", _evaluate, "held-out quality against five controls, report", data)
     evaluate.add_argument("model", nargs="?", default="models:/spa3r-encoder@candidate")
     add("promote", _promote, "move alias champion to the candidate if the field gate holds")
-    _add_encode(add("encode", _encode, "a scan or photos -> a scene latent file"))
+    for group in (scene_commands, export_commands, view_commands, convert_commands):
+        group.register(add)
     show = add("show", _show, "contact sheet of an ingested scene, or facts of a latent file", data)
     show.add_argument("what", help="scene name, or a scene.safetensors file")
     show.add_argument("-o", "--out", default=None, help="PNG to write (default: <scene>.png)")
@@ -100,18 +104,6 @@ def _add_rooms(rooms: argparse.ArgumentParser) -> None:
     rooms.add_argument("--depth-noise", type=float, default=0.0, help="metres at 1 m")
     rooms.add_argument("--invalid-poses", type=float, default=0.0, help="share of frames")
     rooms.add_argument("--empty-depth", type=float, default=0.0, help="share of frames")
-
-
-def _add_encode(encode: argparse.ArgumentParser) -> None:
-    encode.add_argument("views", help=".sens file, scan folder, exported folder or photo folder")
-    encode.add_argument("-o", "--out", required=True, help="scene.safetensors to write")
-    encode.add_argument(
-        "--encoder",
-        default="models:/spa3r-encoder@candidate",
-        help="registry URI, folder or hub id",
-    )
-    encode.add_argument("--teacher", default=None, help="where the encoder's teacher lies")
-    encode.add_argument("--num-views", type=_positive, default=8, help="views to use (default 8)")
 
 
 def _positive(text: str) -> int:
@@ -192,24 +184,6 @@ def _promote(_arguments: argparse.Namespace) -> None:
     from flows import model_stages
 
     print(model_stages.promote().line)
-
-
-def _encode(arguments: argparse.Namespace) -> None:
-    from preprocessing.views import read_views
-    from spa3r.hub import Spa3REncoder
-
-    if arguments.encoder.startswith("models:/"):
-        from spa3r.train.tracking import connect
-
-        connect(_settings().mlflow_uri)
-    encoder = Spa3REncoder.from_pretrained(arguments.encoder, teacher=arguments.teacher)
-    views = read_views(
-        arguments.views, width=encoder.image_width, multiple=encoder.card.image_multiple,
-        max_views=arguments.num_views,
-    )  # fmt: skip
-    scene = encoder.encode(**views)
-    scene.save(arguments.out)
-    print(f"{arguments.out}: {scene.summary()}")
 
 
 def _show(arguments: argparse.Namespace) -> None:

@@ -13,7 +13,6 @@ from mlflow.pyfunc.model import PythonModel
 
 from spa3r.errors import ConfigError
 from spa3r.hub import Spa3REncoder
-from spa3r.vision_input import load_images
 
 _ARRAYS = {"images", "depth", "K", "world_from_camera"}
 
@@ -45,7 +44,7 @@ class EncoderModel(PythonModel):
             "latents" (L, D) float16, "camera_from_world" (V, 4, 4) and "K" (V, 3, 3) float32,
             "grid_hw" (2,) int32, "metres_per_unit" () float32.
         """
-        scene = self.encoder.encode(**self._views(model_input))
+        scene = self.encoder.encode(**self._views(model_input), surface_points=0)
         return {
             "latents": scene.latents_LD.numpy(),
             "camera_from_world": scene.camera_from_world_C44.numpy(),
@@ -62,11 +61,10 @@ class EncoderModel(PythonModel):
                 str(given),
                 width=self.encoder.image_width,
                 multiple=self.encoder.card.image_multiple,
-            )
-        if isinstance(given, np.ndarray):
+            ).arrays
+        paths = isinstance(given, list | tuple) and given and isinstance(given[0], str | Path)
+        if paths or isinstance(given, np.ndarray):
             return {"images": given}
-        if isinstance(given, list | tuple) and given and isinstance(given[0], str | Path):
-            return {"images": load_images(given)}
         if isinstance(given, dict) and "images" in given and set(given) <= _ARRAYS:
             return given
         raise ConfigError(

@@ -58,8 +58,8 @@ class Chain:
         card = encoder.card
         photos = self.folder / "photos"
         views = read_views(str(photos), width=card.image_width, multiple=card.image_multiple)
-        assert views.get("depth") is None
-        return encoder.encode(**views)
+        assert list(views.arrays) == ["images"]
+        return encoder.encode(**views.arrays)
 
 
 def save_teachers(folder: Path) -> TeacherSpec:

@@ -1,16 +1,22 @@
-"""Save, load, encode, query; and every way in which a teacher can be the wrong one."""
+"""Save and load from anywhere, devices, dtypes; every way in which a teacher can be the wrong one.
+
+What encoding promises is in test_encode.py.
+"""
 
 import json
 from dataclasses import replace
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from spa3r.camera import context_camera
 from spa3r.config import TeacherSpec
-from spa3r.errors import FormatError, ImageError, TeacherError, WeightsError
+from spa3r.device import chosen_precision
+from spa3r.errors import ConfigError, ImageError, TeacherError, WeightsError
 from spa3r.hub import PHOTOS_NEED_VGGT, EncoderCard, Spa3REncoder
 from spa3r.latent import SceneLatent
 from spa3r.models.spa3r import Spa3RModel
@@ -59,8 +65,8 @@ def test_a_scene_is_a_small_file_and_answers_queries(encoder: Spa3REncoder, tmp_
     assert (tmp_path / "twice.safetensors").read_bytes() == (
         tmp_path / "scene.safetensors"
     ).read_bytes()
-    field = encoder.query(again, again.camera_from_world_C44[:2], again.K_C33[:2])
-    assert field.geo_BVND is not None and field.geo_BVND.shape == (1, 2, 48, 64)
+    field = encoder.query(again, [context_camera(again, view) for view in (0, 1)])
+    assert field.geometric is not None and field.geometric.shape == (2, 6, 8, 64)
     assert "5 views of 6 x 8 patches" in scene.summary()
 
 
@@ -153,17 +159,89 @@ def test_a_folder_that_is_no_encoder_says_so(encoder: Spa3REncoder, tmp_path: Pa
         Spa3REncoder.from_pretrained(tmp_path)
 
 
-def test_a_damaged_latent_file_is_a_named_error(encoder: Spa3REncoder, tmp_path: Path):
-    path = tmp_path / "scene.safetensors"
-    encoder.encode(**scan_arrays()).save(path)
-    whole = path.read_bytes()
-    for damaged in (
-        b"",
-        whole[:40],
-        whole[:-5],
-        b"\xff" * 64,
-        whole.replace(b"grid_hw", b"grid_xx"),
-    ):
-        path.write_bytes(damaged)
-        with pytest.raises(FormatError, match="not a scene latent"):
-            SceneLatent.load(path)
+# --- places, devices, dtypes ----------------------------------------------------------------------
+
+
+def test_it_knows_where_it_came_from(encoder: Spa3REncoder, tmp_path: Path):
+    assert encoder.where == "memory"
+    assert Spa3REncoder.from_pretrained(encoder.save_pretrained(tmp_path)).where == str(tmp_path)
+    copied = encoder.save_pretrained("memory://encoders/boxes")
+    assert Spa3REncoder.from_pretrained(copied).hash == encoder.hash
+
+
+def test_a_folder_never_touches_the_network(
+    encoder: Spa3REncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def refused(*_: object, **__: object) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refused)
+    monkeypatch.chdir(tmp_path)  # "lab/boxes" looks like a hub id too
+    encoder.save_pretrained("lab/boxes")
+    assert Spa3REncoder.from_pretrained("lab/boxes").hash == encoder.hash
+
+
+def test_a_hub_id_is_read_from_the_cache_while_offline(
+    encoder: Spa3REncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The hub's own cache layout; conftest sets HF_HUB_OFFLINE."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repo = tmp_path / "models--lab--boxes"
+    encoder.save_pretrained(repo / "snapshots" / commit)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text(commit)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    loaded = Spa3REncoder.from_pretrained("lab/boxes")
+    assert (loaded.hash, loaded.where) == (encoder.hash, "lab/boxes")
+    with pytest.raises(TeacherError, match=r"lab/absent: .*HF_HUB_OFFLINE"):
+        Spa3REncoder.from_pretrained("lab/absent")
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta", "", None])
+def test_a_device_that_is_not_there_is_named(device: str, encoder: Spa3REncoder, tmp_path: Path):
+    encoder.save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=f"device '{device}' cannot be used .*choose 'cpu'") as e:
+        Spa3REncoder.from_pretrained(tmp_path, device=device)
+    assert "\n" not in str(e.value)
+    with pytest.raises(ConfigError, match="cannot be used"):
+        encoder.to(device)
+    assert encoder.device.type == "cpu"
+
+
+def test_dtypes(encoder: Spa3REncoder, tmp_path: Path):
+    encoder.save_pretrained(tmp_path)
+    wanted = {"auto": "float32", "float32": "float32", "bfloat16": "bfloat16"}
+    for dtype, precision in wanted.items():
+        loaded = Spa3REncoder.from_pretrained(tmp_path, dtype=dtype)  # type: ignore[arg-type]
+        assert loaded.precision == precision
+        assert {x.dtype for x in loaded.model.parameters()} == {torch.float32}
+    with pytest.raises(ConfigError, match="dtype 'float16' is unknown; choose one of float32"):
+        Spa3REncoder.from_pretrained(tmp_path, dtype="float16")  # type: ignore[arg-type]
+
+
+def test_auto_is_bfloat16_on_a_gpu_that_has_it(monkeypatch: pytest.MonkeyPatch):
+    gpu = torch.device("cuda")
+    for has, auto in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda has=has, **_: has)
+        assert chosen_precision("auto", gpu) == auto
+        assert chosen_precision("float32", gpu) == "float32"
+    with pytest.raises(ConfigError, match="no bfloat16; choose dtype='float32'"):
+        chosen_precision("bfloat16", gpu)
+
+
+def test_moving_keeps_the_answer_and_looks_for_the_teacher_anew(encoder: Spa3REncoder):
+    scene, teacher = encoder.encode(**scan_arrays()), encoder.teacher
+    moved = encoder.to("cpu")
+    assert moved is encoder and encoder.teacher is not teacher
+    assert torch.equal(encoder.encode(**scan_arrays()).latents_LD, scene.latents_LD)
+
+
+def test_a_scene_of_another_encoder_is_refused(encoder: Spa3REncoder, tmp_path: Path):
+    encoder.encode(**scan_arrays()).save(tmp_path / "scene.safetensors")
+    other = Spa3REncoder(Spa3RModel(RECIPE.model), encoder.card, where="elsewhere")
+    with pytest.raises(WeightsError) as caught:
+        other.load_scene(tmp_path / "scene.safetensors")
+    for part in (encoder.hash, other.hash, "elsewhere", "encode the views again"):
+        assert part in str(caught.value)
+    with pytest.raises(WeightsError, match="made by encoder"):
+        other.query(SceneLatent.load(tmp_path / "scene.safetensors"), 0)

@@ -22,7 +22,9 @@ ONLY_IN = {
 CONTRACT = {"schema", "config", "errors", "geometry", "images", "storage", "progress"}
 TARGETS_MAY = CONTRACT | {"teachers", "data"}
 # Entry points that reach across, inside their functions only.
-ENTRY_POINTS = {"spa3r/cli.py", "spa3r/train/pyfunc.py"}
+ENTRY_POINTS = {"spa3r/cli.py", "spa3r/train/pyfunc.py"} | {
+    f"spa3r/{name}_commands.py" for name in ("scene", "export", "view", "convert")
+}
 TORCH_FREE = ("preprocessing/", *(f"spa3r/{name}.py" for name in CONTRACT))
 BARE = {"torch", "transformers", "numpy", "safetensors", "PIL", "cv2", "pyarrow", "fsspec",
         "huggingface_hub", "spa3r"}  # fmt: skip

@@ -5,6 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from preprocessing.views import read_views
 from spa3r.errors import SceneError
@@ -16,7 +17,10 @@ def test_a_real_scan_gives_images_depth_and_cameras(shared: Path):
     if not described:
         pytest.skip("no exported scans in the reference material")
     scan = str(described[0]).removesuffix(".expected.json")
-    views = read_views(str(scan), width=224, multiple=28, max_views=4)
+    found = read_views(str(scan), width=224, multiple=28, max_views=4)
+    views = found.arrays
+    assert len(set(found.names)) == len(found.source_sizes) == 4
+    assert found.names[0].startswith("frame-")
     assert sorted(views) == ["K", "depth", "images", "world_from_camera"]
     count, height, width, channels = views["images"].shape
     assert (count, height % 28, width, channels) == (4, 0, 224, 3)
@@ -25,15 +29,18 @@ def test_a_real_scan_gives_images_depth_and_cameras(shared: Path):
     assert views["K"].shape == (4, 3, 3) and views["world_from_camera"].shape == (4, 4, 4)
     assert np.isfinite(views["world_from_camera"]).all()
     few = read_views(str(scan), width=224, multiple=28, max_views=2)
-    assert len(few["images"]) == 2
+    assert len(few.arrays["images"]) == 2
 
 
 def test_photos_give_images_alone_cropped_to_one_height(tmp_path: Path):
     for i, height in enumerate((168, 200, 168)):
         image = np.full((height, 224, 3), 40 * i, np.uint8)
         cv2.imwrite(str(tmp_path / f"{i}.jpg"), image)
-    views = read_views(str(tmp_path), width=224, multiple=28, max_views=8)
-    assert sorted(views) == ["images"] and views["images"].shape == (3, 168, 224, 3)
+    found = read_views(str(tmp_path), width=224, multiple=28, max_views=8)
+    assert sorted(found.arrays) == ["images"]
+    assert found.arrays["images"].shape == (3, 168, 224, 3)
+    assert found.names == ("0.jpg", "1.jpg", "2.jpg")
+    assert found.source_sizes == ((224, 168), (224, 200), (224, 168))
 
 
 def test_unusable_photos_are_passed_over_and_none_is_an_error(tmp_path: Path):
@@ -41,7 +48,8 @@ def test_unusable_photos_are_passed_over_and_none_is_an_error(tmp_path: Path):
     with pytest.raises(SceneError, match="no usable frame"):
         read_views(str(tmp_path), width=224, multiple=28)
     cv2.imwrite(str(tmp_path / "good.jpg"), np.zeros((168, 224, 3), np.uint8))
-    assert len(read_views(str(tmp_path), width=224, multiple=28)["images"]) == 1
+    found = read_views(str(tmp_path), width=224, multiple=28)
+    assert len(found.arrays["images"]) == 1 and found.names == ("good.jpg",)
 
 
 def test_a_folder_of_several_scenes_asks_for_one(tmp_path: Path):
@@ -56,4 +64,23 @@ def test_labels_are_not_read(tmp_path: Path):
     scan = make_sens(tmp_path / "a.sens", frames=4)
     (tmp_path / "scannetv2-labels.combined.tsv").write_text("no table")
     (tmp_path / "a_2d-label-filt.zip").write_bytes(b"PK not a zip")
-    assert len(read_views(str(scan), width=84, multiple=14)["images"]) == 4
+    assert len(read_views(str(scan), width=84, multiple=14).names) == 4
+
+
+@pytest.mark.parametrize(("max_views", "expected"), [(0, 20), (8, 8), (3, 3), (50, 20)])
+def test_frames_are_spread_over_the_scan_or_all_taken(
+    max_views: int, expected: int, tmp_path: Path
+):
+    scan = make_sens(tmp_path / "a.sens", frames=20)
+    found = read_views(str(scan), width=84, multiple=14, max_views=max_views)
+    assert len(found.names) == len(found.arrays["K"]) == expected
+    assert found.names[0] == "frame-000000" and int(found.names[-1][-6:]) >= 16
+
+
+def test_photos_of_the_only_subfolder_keep_their_names_and_turn_upright(tmp_path: Path):
+    (tmp_path / "album").mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (168, 224)).save(tmp_path / "album" / "IMG 7.jpg", exif=exif)
+    found = read_views(str(tmp_path), width=224, multiple=28)
+    assert (found.names, found.source_sizes) == (("IMG 7.jpg",), ((224, 168),))
