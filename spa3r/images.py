@@ -128,9 +128,7 @@ def scale_K(K_33: np.ndarray, size: WorkingSize) -> np.ndarray:  # noqa: N802 (K
 # --- decoding what datasets store -----------------------------------------------------------------
 
 
-def decode_color(
-    image: EncodedImage, min_size: tuple[int, int] = (MAX_SIDE, MAX_SIDE)
-) -> np.ndarray:
+def decode_color(image: EncodedImage, min_size: tuple[int, int] = _FULL_SIZE) -> np.ndarray:
     """RGB (H, W, 3) of the whole image, at full size or reduced by 2, 4 or 8.
 
     JPEG can be decoded at a fraction of its size for a fraction of the work. The strongest
@@ -313,15 +311,17 @@ def _read_header(image: EncodedImage) -> _Header:
     try:
         with Image.open(io.BytesIO(image.data), formats=("JPEG", "PNG", "WEBP", "BMP")) as opened:
             size, exif, codec = opened.size, opened.info.get("exif", b""), opened.format
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise ImageError("more than 178 million pixels; make it smaller") from error
+    except (OSError, SyntaxError, ValueError) as error:
         raise ImageError("not a JPEG, PNG, WebP or BMP image, or a damaged one") from error
     _checked_size(size)
     if image.size is not None and size != image.size:
         raise ImageError(f"image header says {_by(size)}, the scan declares {_by(image.size)}")
     orientation = _exif_orientation(exif) if image.oriented else 1
-    width, height = size if orientation < 5 else size[::-1]
+    upright = size if orientation < 5 else size[::-1]
     # Phones write JPEG with a second picture inside, which Pillow calls MPO.
-    return _Header(width, height, orientation, is_jpeg=codec in ("JPEG", "MPO"))
+    return _Header(*upright, orientation, is_jpeg=codec in ("JPEG", "MPO"))
 
 
 def _exif_orientation(data: bytes) -> int:

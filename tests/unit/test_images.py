@@ -302,3 +302,9 @@ def test_photos_are_mirrored_without_cameras():
     flipped, K, pose = images.mirror([picture(64, 48)], None, None)
     assert K is None and pose is None
     np.testing.assert_array_equal(flipped[0], picture(64, 48)[:, ::-1])
+
+
+def test_a_picture_that_pillow_calls_a_bomb_is_said_to_be_too_large(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(ImageError, match="make it smaller"):
+        images.decode_color(encoded(jpeg(picture(16, 16))))
