@@ -70,7 +70,7 @@ if ! .venv/bin/python -c 'import torch' 2>/dev/null; then
   fi
 fi
 
-say "installing the packages of requirements.lock (about 600 MB, some minutes)"
+say "installing the packages of requirements.lock (about 700 MB, some minutes)"
 "${pip[@]}" install --no-deps -r requirements.lock
 "${pip[@]}" install --no-deps --no-build-isolation -e .
 .venv/bin/python -c 'import open3d' >/dev/null 2>&1 ||

@@ -29,7 +29,7 @@ from pathlib import Path
 
 import spa3r.models.losses, spa3r.models.spa3r
 import spa3r.teachers.dinov3, spa3r.teachers.rgbd, spa3r.teachers.vggt_teacher, spa3r.train.loop
-import benchmarks.asymmetric_attention
+import benchmarks.asymmetric_attention, benchmarks.encode, benchmarks.prope
 from benchmarks.pretrain_parts import Size, make_teachers
 from benchmarks.pretrain_step import make_sides
 from spa3r.config import ModelConfig
