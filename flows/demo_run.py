@@ -66,6 +66,7 @@ def summary(settings: Settings, results: list[dict[str, Any]]) -> str:
             f"  encoder         {facts['model']}",
             f"                  .venv/bin/spa3r encode {settings.rooms}/scans/scene0000_00"
             " -o scene.safetensors",
+            f"                  .venv/bin/spa3r view scene.safetensors --encoder {facts['model']}",
             f"  MLflow          {mlflow}",
             f"                  .venv/bin/mlflow ui --backend-store-uri {mlflow} --host 127.0.0.1",
             f"  Prefect         {settings.prefect_database}",
