@@ -6,6 +6,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from spa3r.errors import TeacherError
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClipViews:
@@ -32,6 +34,20 @@ class GeometricTargets:
     metres_per_unit_B: Tensor  # float32; NaN where the scale is unknown
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ContextViews:
+    """What encoding a scene needs of its teacher. World = view 0's camera; the clip's own unit."""
+
+    context_BCND: Tensor  # float32
+    camera_from_world_BC44: Tensor  # float32
+    K_BC33: Tensor  # float32, pixels
+    metres_per_unit_B: Tensor  # float32; NaN where the scale is unknown
+    depth_BCHW: Tensor | None = None  # float32, clip units, 0 = unknown; with the surface only
+    confidence_BCHW: Tensor | None = None
+    """float32, with the surface only: VGGT's own (above 1, higher is surer); of a sensor's depth 1
+    where it measured and 0 elsewhere."""
+
+
 class GeometricTeacher(Protocol):
     """Frozen; always in eval mode; the same input gives the same output.
 
@@ -50,6 +66,17 @@ class GeometricTeacher(Protocol):
 
     def __call__(self, views: ClipViews) -> GeometricTargets: ...
 
+    def context(self, views: ClipViews, *, surface: bool) -> ContextViews:
+        """The same answer about views that are all context, and no more than encoding needs.
+
+        Args:
+            surface: also depth and confidence at the images' full size.
+
+        Raises:
+            TeacherError: a view is a target, or the views lack what the teacher needs.
+        """
+        ...
+
 
 class SemanticTeacher(Protocol):
     """Frozen; looks at each frame alone. `hash`, `precision`, `reference()` as GeometricTeacher."""
@@ -61,3 +88,13 @@ class SemanticTeacher(Protocol):
     def reference(self) -> dict[str, str]: ...
 
     def __call__(self, views: ClipViews, grid_hw: tuple[int, int]) -> Tensor: ...  # (B, V, N, D)
+
+
+def require_context(views: ClipViews) -> None:
+    """Raises TeacherError unless every view is context."""
+    targets = int(views.is_target_BV.sum())
+    if targets:
+        raise TeacherError(
+            f"{targets} of {views.is_target_BV.numel()} views are targets, but a scene is encoded"
+            " from context views alone: leave the targets out, or call the teacher for targets"
+        )

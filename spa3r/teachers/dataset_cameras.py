@@ -33,7 +33,7 @@ def dataset_cameras(views: ClipViews) -> tuple[Tensor, Tensor, Tensor]:
             " use cameras='teacher' with a VGGT teacher"
         )
     poses_BV44, K_BV33 = poses_BV44.double(), K_BV33.double()
-    first_from_camera_BV44 = _invert_rigid(poses_BV44[:, :1]) @ poses_BV44
+    first_from_camera_BV44 = invert_rigid(poses_BV44[:, :1]) @ poses_BV44
     scales = [
         _mean_distance(depth_VHW[context_V], first_from_camera_V44[context_V], K_V33[context_V])
         for depth_VHW, first_from_camera_V44, K_V33, context_V in zip(
@@ -46,13 +46,25 @@ def dataset_cameras(views: ClipViews) -> tuple[Tensor, Tensor, Tensor]:
             "the context views of a clip have no measured depth, so its scale is unknown:"
             " raise min_depth_share at ingest or use cameras='teacher'"
         )
-    camera_from_world_BV44 = _invert_rigid(first_from_camera_BV44)
+    camera_from_world_BV44 = invert_rigid(first_from_camera_BV44)
     camera_from_world_BV44[..., :3, 3] /= metres_per_unit_B[:, None, None]
     camera_from_world_BV44[:, 0] = torch.eye(4, dtype=torch.float64, device=K_BV33.device)
     return camera_from_world_BV44.float(), K_BV33.float(), metres_per_unit_B.float()
 
 
-def _invert_rigid(b_from_a_44: Tensor) -> Tensor:
+def sensor_surface(views: ClipViews, metres_per_unit_B: Tensor) -> tuple[Tensor, Tensor]:
+    """The sensor's depth in clip units and its confidence, 1 where it measured; (B, V, H, W) each.
+
+    Raises:
+        TeacherError: no depth.
+    """
+    depth_BVHW = views.depth_BVHW
+    if depth_BVHW is None:
+        raise TeacherError("the surface of a scan needs its depth images, which this data lacks")
+    return depth_BVHW / metres_per_unit_B[:, None, None, None], (depth_BVHW > 0).float()
+
+
+def invert_rigid(b_from_a_44: Tensor) -> Tensor:
     """Inverse of rigid transforms, shape (..., 4, 4), by transposition."""
     rotation_33 = b_from_a_44[..., :3, :3].mT
     inverse_44 = torch.zeros_like(b_from_a_44)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, relu
 
-VIEWS_PER_CHUNK = 4
-"""Bounds memory: at 518 x 518 one view's widest map takes 137 MB, of which two live at a time."""
+from spa3r.teachers.chunks import VIEWS_PER_CHUNK, by_chunks
+
 UV_WEIGHT = 0.1
 
 
@@ -50,7 +50,13 @@ class DptHead(nn.Module):
         )
         self.scratch = _Scratch(config, channels + 1)
 
-    def forward(self, levels: Sequence[Tensor], image_hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def forward(
+        self,
+        levels: Sequence[Tensor],
+        image_hw: tuple[int, int],
+        *,
+        views_per_chunk: int = VIEWS_PER_CHUNK,
+    ) -> tuple[Tensor, Tensor]:
         """Answer (B, V, H, W, S) and confidence (B, V, H, W).
 
         Args:
@@ -59,12 +65,16 @@ class DptHead(nn.Module):
         """
         views = levels[0].shape[:2]
         flat = [level.flatten(0, 1) for level in levels]
-        answers, confidences = [], []
-        for chunk in zip(*(level.split(VIEWS_PER_CHUNK) for level in flat), strict=True):
-            logits_FHWS = self._logits(chunk, image_hw).permute(0, 2, 3, 1)
-            answers.append(self._activate(logits_FHWS[..., :-1]))
-            confidences.append(1 + logits_FHWS[..., -1].exp())
-        return torch.cat(answers).unflatten(0, views), torch.cat(confidences).unflatten(0, views)
+        answer_FHWS, confidence_FHW = by_chunks(
+            lambda chunk: self._answer([level[chunk] for level in flat], image_hw),
+            len(flat[0]), views_per_chunk,
+        )  # fmt: skip
+        return answer_FHWS.unflatten(0, views), confidence_FHW.unflatten(0, views)
+
+    def _answer(self, levels: Sequence[Tensor], image_hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """`forward` of one chunk of views, from tokens (F, N, D)."""
+        logits_FHWS = self._logits(levels, image_hw).permute(0, 2, 3, 1)
+        return self._activate(logits_FHWS[..., :-1]), 1 + logits_FHWS[..., -1].exp()
 
     def _activate(self, logits: Tensor) -> Tensor:
         if self.activation == "exp":
@@ -182,7 +192,7 @@ def uv_embedding(channels: int, size_hw: tuple[int, int], aspect: float) -> Tens
 
 
 def add_uv_embedding(x_FCHW: Tensor, aspect: float) -> Tensor:
-    """Adds 0.1 x `uv_embedding`."""
+    """Adds 0.1 x `uv_embedding` in place: at full size a copy of x would be the largest tensor."""
     channels, height, width = x_FCHW.shape[-3:]
     table_CHW = uv_embedding(channels, (height, width), aspect)
-    return x_FCHW + UV_WEIGHT * table_CHW.to(x_FCHW.device)
+    return x_FCHW.add_(UV_WEIGHT * table_CHW.to(x_FCHW.device))

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 from spa3r.config import TeacherSpec, config_hash
 from spa3r.errors import ConfigError, TeacherError
-from spa3r.teachers.base import ClipViews, GeometricTargets
-from spa3r.teachers.dataset_cameras import dataset_cameras
+from spa3r.teachers.base import ClipViews, ContextViews, GeometricTargets, require_context
+from spa3r.teachers.dataset_cameras import dataset_cameras, sensor_surface
 from spa3r.teachers.rgbd_features import (
     FREQUENCIES,
     GROUPS,
@@ -87,6 +87,22 @@ class RgbdTeacher:
     def __call__(self, views: ClipViews) -> GeometricTargets:
         """See GeometricTeacher. Raises TeacherError where depth, poses or intrinsics lack."""
         return self.answer(self.describe(views), views)
+
+    def context(self, views: ClipViews, *, surface: bool) -> ContextViews:
+        """See GeometricTeacher. Raises TeacherError where depth, poses or intrinsics lack."""
+        require_context(views)
+        targets = self(views)
+        depth_BCHW, confidence_BCHW = None, None
+        if surface:
+            depth_BCHW, confidence_BCHW = sensor_surface(views, targets.metres_per_unit_B)
+        return ContextViews(
+            context_BCND=targets.context_BCND,
+            camera_from_world_BC44=targets.camera_from_world_BV44,
+            K_BC33=targets.K_BV33,
+            metres_per_unit_B=targets.metres_per_unit_B,
+            depth_BCHW=depth_BCHW,
+            confidence_BCHW=confidence_BCHW,
+        )
 
 
 class LabelTeacher:

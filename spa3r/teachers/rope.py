@@ -24,17 +24,12 @@ def view_rope(
     grid_hw: tuple[int, int], num_special: int, head_width: int, base: float, device: torch.device
 ) -> Rope:
     """Tables of one view's tokens, special tokens first; cached, so treat them as read-only."""
-    half = head_width // 2
-    frequencies_F = 1.0 / base ** (torch.arange(0, half, 2).float() / half)
-    angles_P2F = patch_positions(grid_hw, num_special)[..., None] * frequencies_F
-    angles_P12F = angles_P2F[:, None].to(device)
-    return angles_P12F.cos(), angles_P12F.sin()
-
-
-def repeat_views(rope: Rope, num_views: int) -> Rope:
-    """Tables of the tokens of several views, one view after the other."""
-    cos, sin = rope
-    return cos.repeat(num_views, 1, 1, 1), sin.repeat(num_views, 1, 1, 1)
+    with torch.inference_mode(False):  # a cached table must serve training as well
+        half = head_width // 2
+        frequencies_F = 1.0 / base ** (torch.arange(0, half, 2).float() / half)
+        angles_P2F = patch_positions(grid_hw, num_special)[..., None] * frequencies_F
+        angles_P12F = angles_P2F[:, None].to(device)
+        return angles_P12F.cos(), angles_P12F.sin()
 
 
 def rotate(x_BTHD: Tensor, rope: Rope) -> Tensor:

@@ -97,7 +97,13 @@ def save_vggt(folder: str | Path, model: Vggt) -> None:
     """Writes config.json and model.safetensors; `load_vggt` reads them back."""
     storage.write_json(storage.join(folder, CONFIG_NAME), to_dict(model.config))
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    storage.write_bytes(storage.join(folder, "model.safetensors"), safetensors.torch.save(state))
+    weights = storage.join(folder, "model.safetensors")
+    if not storage.is_local(weights):
+        storage.write_bytes(weights, safetensors.torch.save(state))
+        return
+    # Straight to disk: `save` holds two more copies of 5 GB.
+    with storage.atomic_write(weights) as f:
+        safetensors.torch.save_file(state, f.name)
 
 
 def _stored_config(uri: str | Path) -> VggtConfig | None:

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from spa3r.errors import ConfigError
 from spa3r.teachers import imagenet
+from spa3r.teachers.chunks import VIEWS_PER_CHUNK, by_chunks
 from spa3r.teachers.dinov2 import DinoV2, DinoV2Config, PatchEmbed
-from spa3r.teachers.rope import repeat_views, view_rope
+from spa3r.teachers.rope import Rope, view_rope
 from spa3r.teachers.vggt_blocks import Block
 
 
@@ -81,6 +82,7 @@ class Aggregator(nn.Module):
         is_target_BV: Tensor | None = None,
         *,
         layers: Collection[int],
+        views_per_chunk: int = VIEWS_PER_CHUNK,
     ) -> dict[int, Tensor]:
         """Tokens of the layers asked for; no other layer's output is kept.
 
@@ -89,6 +91,7 @@ class Aggregator(nn.Module):
             is_target_BV: bool, any number of targets per scene; None: all views are context.
                 Special tokens go by the view's index, not by its role.
             layers: indices of layers; blocks above the highest one are not run.
+            views_per_chunk: all but the global attention itself works on so many views at once.
 
         Returns:
             Layer to (B, V, P, 2C): the frame block's output, then the global block's. Per view:
@@ -101,57 +104,79 @@ class Aggregator(nn.Module):
             roles = is_target_BV.tolist()
         counts = [row.count(False) for row in roles]
         if len(set(counts)) == 1:
-            return self._forward_equal(images_BV3HW, roles, layers)
+            return self._forward_equal(images_BV3HW, roles, layers, views_per_chunk)
         groups = [[b for b, n in enumerate(counts) if n == count] for count in sorted(set(counts))]
         parts = [
-            self._forward_equal(images_BV3HW[g], [roles[b] for b in g], layers) for g in groups
+            self._forward_equal(images_BV3HW[g], [roles[b] for b in g], layers, views_per_chunk)
+            for g in groups
         ]
         back_B = torch.tensor([b for group in groups for b in group]).argsort()
         back_B = back_B.to(images_BV3HW.device)
         return {i: torch.cat([part[i] for part in parts])[back_B] for i in layers}
 
     def _forward_equal(
-        self, images_BV3HW: Tensor, roles: Sequence[Sequence[bool]], layers: Collection[int]
+        self,
+        images_BV3HW: Tensor,
+        roles: Sequence[Sequence[bool]],
+        layers: Collection[int],
+        views_per_chunk: int,
     ) -> dict[int, Tensor]:
         """`forward` for scenes with the same number of context views."""
         num_scenes, num_views, _, height, width = images_BV3HW.shape
         config, device = self.config, images_BV3HW.device
         assert height % config.patch_size == width % config.patch_size == 0, (height, width)
-        x_BVPC = self._embed(images_BV3HW)
-        num_tokens = x_BVPC.shape[2]
         grid_hw = (height // config.patch_size, width // config.patch_size)
         head_width = config.embed_dim // config.num_heads
         rope = view_rope(grid_hw, self.num_special, head_width, config.rope_freq, device)
-        global_rope = repeat_views(rope, num_views)
-        context = roles[0].count(False) * num_tokens
+        context = roles[0].count(False)
 
         # sorted() is stable: context in order of view index, then targets in order.
         orders = [sorted(range(num_views), key=row.__getitem__) for row in roles]
         permuted = any(order != sorted(order) for order in orders)
         order_BV = torch.tensor(orders, device=device)
         scene_B1 = torch.arange(num_scenes, device=device)[:, None]
-        x = x_BVPC[scene_B1, order_BV] if permuted else x_BVPC
+        x_BVPC = self._embed(images_BV3HW, views_per_chunk)
+        if permuted:
+            x_BVPC = x_BVPC[scene_B1, order_BV]
 
         kept: dict[int, Tensor] = {}
         for i in range(max(layers) + 1):
-            frame = self.frame_blocks[i](x.reshape(-1, num_tokens, config.embed_dim), rope)
-            x = frame.view(num_scenes, num_views * num_tokens, config.embed_dim)
-            across = self.global_blocks[i](x, global_rope, context)
+            frame_block, global_block = self.frame_blocks[i], self.global_blocks[i]
+            assert isinstance(global_block, Block)
+            x_BVPC = _within_views(frame_block, x_BVPC, rope, views_per_chunk)
+            across_BVPC = global_block.across_views(
+                x_BVPC, rope, context=context, views_per_chunk=views_per_chunk
+            )
             if i in layers:
-                both = torch.cat([x, across], dim=-1).unflatten(1, (num_views, num_tokens))
+                both = torch.cat([x_BVPC, across_BVPC], dim=-1)
                 kept[i] = both[scene_B1, order_BV.argsort(dim=1)] if permuted else both
-            x = across
+            x_BVPC = across_BVPC
         return kept
 
-    def _embed(self, images_BV3HW: Tensor) -> Tensor:
+    def _embed(self, images_BV3HW: Tensor, views_per_chunk: int) -> Tensor:
         """Patch tokens with the special tokens before them, (B, V, P, C)."""
         num_scenes, num_views = images_BV3HW.shape[:2]
-        patches = self.patch_embed(imagenet.normalise(images_BV3HW).flatten(0, 1))
         special_12XC = torch.cat([self.camera_token, self.register_token], dim=2)
         others = special_12XC[:, 1:].expand(-1, num_views - 1, -1, -1)
         special_1VXC = torch.cat([special_12XC[:, :1], others], dim=1)
-        special_BVXC = special_1VXC.expand(num_scenes, -1, -1, -1)
-        return torch.cat([special_BVXC, patches.unflatten(0, (num_scenes, num_views))], dim=2)
+        special_FXC = special_1VXC.expand(num_scenes, -1, -1, -1).flatten(0, 1)
+        frames_F3HW = images_BV3HW.flatten(0, 1)
+
+        def embed(chunk: slice) -> list[Tensor]:
+            patches_FNC = self.patch_embed(imagenet.normalise(frames_F3HW[chunk]))
+            return [torch.cat([special_FXC[chunk], patches_FNC], dim=1)]
+
+        (tokens_FPC,) = by_chunks(embed, len(frames_F3HW), views_per_chunk)
+        return tokens_FPC.unflatten(0, (num_scenes, num_views))
+
+
+def _within_views(block: nn.Module, x_BVPC: Tensor, rope: Rope, views_per_chunk: int) -> Tensor:
+    """A frame block: every view attends to itself alone."""
+    frames_FPC = x_BVPC.flatten(0, 1)
+    (out_FPC,) = by_chunks(
+        lambda chunk: [block(frames_FPC[chunk], rope)], len(frames_FPC), views_per_chunk
+    )
+    return out_FPC.view(x_BVPC.shape)
 
 
 def _blocks(config: AggregatorConfig, qk_norm: Literal["layernorm", "rms"]) -> nn.ModuleList:

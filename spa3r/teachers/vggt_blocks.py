@@ -1,7 +1,7 @@
 """The transformer block shared by VGGT's aggregator, its DINOv2 patch embedding and camera head.
 
-Module names follow the published checkpoint. Legend: B scenes (or frames), T tokens, H heads,
-D width (head width in BTHD and BHTD).
+Module names follow the published checkpoint. Legend: B scenes (or frames), T tokens, V views,
+P tokens of a view, F = B V frames, H heads, D width (head width in BTHD and BHTD).
 """
 
 from typing import Literal
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu
 
 from spa3r.teachers.asymmetric import asymmetric_attention
+from spa3r.teachers.chunks import by_chunks
 from spa3r.teachers.rope import Rope, rotate
 
 QkNorm = Literal["none", "layernorm", "rms"]
@@ -40,18 +41,25 @@ class Attention(nn.Module):
         self.k_norm = make_qk_norm(qk_norm, width // num_heads)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x_BTD: Tensor, rope: Rope | None, context: int) -> Tensor:
-        """`context`: how many leading tokens attend only to themselves; 0 for full attention."""
+    def project(self, x_BTD: Tensor, rope: Rope | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, each (B, T, H, D); normed, rotated, ready to be compared."""
         qkv = self.qkv(x_BTD).unflatten(-1, (3, self.num_heads, -1))
         q_BTHD, k_BTHD, v_BTHD = qkv.unbind(2)
         q_BTHD, k_BTHD = self.q_norm(q_BTHD), self.k_norm(k_BTHD)
         if rope is not None:
             q_BTHD, k_BTHD = rotate(q_BTHD, rope), rotate(k_BTHD, rope)
         # Under autocast the norms return float32 while the values stay in bfloat16.
-        q_BTHD, k_BTHD = q_BTHD.to(v_BTHD.dtype), k_BTHD.to(v_BTHD.dtype)
+        return q_BTHD.to(v_BTHD.dtype), k_BTHD.to(v_BTHD.dtype), v_BTHD
+
+    def compare(self, q_BTHD: Tensor, k_BTHD: Tensor, v_BTHD: Tensor, context: int) -> Tensor:
+        """The heads' answers side by side, (B, T, D), still to be projected.
+
+        Args:
+            context: how many leading tokens attend only to themselves; 0 for full attention.
+        """
         q_BHTD, k_BHTD, v_BHTD = (t.transpose(1, 2) for t in (q_BTHD, k_BTHD, v_BTHD))
         out_BHTD = asymmetric_attention(q_BHTD, k_BHTD, v_BHTD, context)
-        return self.proj(out_BHTD.transpose(1, 2).flatten(2))
+        return out_BHTD.transpose(1, 2).flatten(2)
 
 
 class Mlp(nn.Module):
@@ -98,6 +106,41 @@ class Block(nn.Module):
         self.mlp = Mlp(width, int(width * mlp_ratio), width)
         self.ls2 = LayerScale(width, init_values)
 
-    def forward(self, x_BTD: Tensor, rope: Rope | None = None, context: int = 0) -> Tensor:
-        x_BTD = x_BTD + self.ls1(self.attn(self.norm1(x_BTD), rope, context))
+    def forward(self, x_BTD: Tensor, rope: Rope | None = None) -> Tensor:
+        """Every token attends to every token of its row."""
+        attended_BTD = self.attn.compare(*self.attn.project(self.norm1(x_BTD), rope), context=0)
+        return self._add(x_BTD, attended_BTD)
+
+    def across_views(
+        self, x_BVPD: Tensor, rope: Rope, *, context: int, views_per_chunk: int
+    ) -> Tensor:
+        """`forward` over the tokens of all views of a scene, chunk by chunk but for the attention.
+
+        The attention needs queries, keys and values of all tokens at once; the wider intermediates
+        around it live for one chunk of views.
+
+        Args:
+            rope: tables of one view's tokens.
+            context: how many leading views attend only to one another; the others see everything.
+        """
+        shape, frames_FPD = x_BVPD.shape[:2], x_BVPD.flatten(0, 1)
+        count = len(frames_FPD)
+        qkv = by_chunks(
+            lambda chunk: self.attn.project(self.norm1(frames_FPD[chunk]), rope),
+            count, views_per_chunk,
+        )  # fmt: skip
+        q_BTHD, k_BTHD, v_BTHD = (t.unflatten(0, shape).flatten(1, 2) for t in qkv)
+        del qkv
+        attended = self.attn.compare(q_BTHD, k_BTHD, v_BTHD, context * x_BVPD.shape[2])
+        del q_BTHD, k_BTHD, v_BTHD
+        attended_FPD = attended.reshape(frames_FPD.shape)
+        (out_FPD,) = by_chunks(
+            lambda chunk: [self._add(frames_FPD[chunk], attended_FPD[chunk])],
+            count, views_per_chunk,
+        )  # fmt: skip
+        return out_FPD.unflatten(0, shape)
+
+    def _add(self, x_BTD: Tensor, attended_BTD: Tensor) -> Tensor:
+        """Both residual branches, the first from what the heads answered."""
+        x_BTD = x_BTD + self.ls1(self.attn.proj(attended_BTD))
         return x_BTD + self.ls2(self.mlp(self.norm2(x_BTD)))

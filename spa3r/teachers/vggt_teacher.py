@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from spa3r.config import config_hash
-from spa3r.errors import TeacherError
-from spa3r.teachers.base import ClipViews, GeometricTargets
+from spa3r.errors import ConfigError, TeacherError
+from spa3r.teachers.base import ClipViews, ContextViews, GeometricTargets, require_context
 from spa3r.teachers.checkpoints import state_hash
-from spa3r.teachers.dataset_cameras import dataset_cameras
+from spa3r.teachers.chunks import VIEWS_PER_CHUNK
+from spa3r.teachers.dataset_cameras import dataset_cameras, sensor_surface
+from spa3r.teachers.metric_scale import metres_per_unit
 from spa3r.teachers.pose_encoding import decode_cameras
 from spa3r.teachers.vggt import Vggt
 
@@ -27,6 +29,9 @@ class VggtTeacher:
 
     `cameras`: "teacher" predicts cameras and depth in VGGT's own unit; "dataset" takes both from
     the scan, in the unit of `dataset_cameras`: VGGT's depth would not fit the scan's cameras.
+
+    Of the aggregator's layers only those that the answer needs are run, and only those it is made
+    of are kept. The camera head reads the last one, the depth head four.
     """
 
     def __init__(
@@ -36,18 +41,36 @@ class VggtTeacher:
         uri: str,
         passes: Literal["asymmetric", "two_pass"] = "asymmetric",
         cameras: Literal["teacher", "dataset"] = "teacher",
+        layer: int = -1,
+        metric_scale: bool = False,
         autocast: bool = False,
+        views_per_chunk: int = VIEWS_PER_CHUNK,
     ) -> None:
-        """`autocast`: run the aggregator in bfloat16; the heads always run in float32."""
+        """
+        Args:
+            layer: of the aggregator, whose tokens are the answer; negative counts from the last.
+            metric_scale: with cameras="teacher" targets carry metres per unit, from the dataset's
+                poses (see metric_scale.py), which must then be given.
+            autocast: run the aggregator in bfloat16; the heads always run in float32.
+            views_per_chunk: how many views are worked on at once, which bounds memory.
+
+        Raises:
+            ConfigError: the aggregator has no such layer.
+        """
         self.model = model.requires_grad_(False).eval()
         self.uri = uri
         self.passes = passes
         self.cameras = cameras
+        self.metric_scale = metric_scale
         self.precision = "bfloat16" if autocast else "float32"
+        self.views_per_chunk = views_per_chunk
         config = model.config
         self.patch_size = config.aggregator.patch_size
         self.width = 2 * config.aggregator.embed_dim
+        self.layer = _layer_index(layer, config.aggregator.depth)
         self.variant = f"{config.aggregator.global_qk_norm}/{passes}/{cameras}"
+        if self.layer != self._last:
+            self.variant += f"/layer{self.layer}"
         self.hash = config_hash(config, self.variant, state_hash(model.state_dict()))
 
     def reference(self) -> dict[str, str]:
@@ -62,22 +85,30 @@ class VggtTeacher:
     @torch.no_grad()
     def __call__(self, views: ClipViews) -> GeometricTargets:
         """Targets of clips of one size; tokens in float32. Raises TeacherError."""
-        self.model.eval()
         context_BC = context_indices(views.is_target_BV)
         scene_B1 = torch.arange(len(context_BC), device=context_BC.device)[:, None]
-        images_BV3HW = views.images_BV3HW
-        if self.passes == "asymmetric":
-            levels = self._aggregate(images_BV3HW, views.is_target_BV)
-            tokens_BVND = self._patches(levels[self._last])
+        known = self._known_cameras(views)
+        poses_BV44 = views.world_from_camera_BV44 if self.metric_scale else None
+        if self.metric_scale and poses_BV44 is None:
+            raise TeacherError(
+                "metric_scale takes the scale from the dataset's poses, which this data lacks: set"
+                " teacher.metric_scale=false or add the poses"
+            )
+        images_BV3HW, is_target_BV, context_BCND = views.images_BV3HW, views.is_target_BV, None
+        if self.passes == "two_pass":
+            context_BV3HW, is_target_BV = images_BV3HW[scene_B1, context_BC], None
+            context_BCND = self._tokens(self._aggregate(context_BV3HW, None, {self.layer}))
+        levels = self._aggregate(images_BV3HW, is_target_BV, self._layers(surface=True))
+        tokens_BVND = self._tokens(levels)
+        if context_BCND is None:
             context_BCND = tokens_BVND[scene_B1, context_BC]
-        else:
-            levels = self._aggregate(images_BV3HW, None)
-            tokens_BVND = self._patches(levels[self._last])
-            alone = self._aggregate(images_BV3HW[scene_B1, context_BC], None, only_last=True)
-            context_BCND = self._patches(alone[self._last])
-        # The heads' own precision holds even inside a training loop's autocast.
-        with torch.autocast(images_BV3HW.device.type, enabled=False):
-            camera_from_world_BV44, K_BV33, depth_BVN, unit_B = self._geometry(views, levels)
+        camera_from_world_BV44, K_BV33, unit_B = known or self._predict_cameras(views, levels)
+        if known is None and poses_BV44 is not None:
+            unit_B = metres_per_unit(
+                camera_from_world_BV44[scene_B1, context_BC], poses_BV44[scene_B1, context_BC]
+            )
+        depth_BVHW = self._surface(views, levels, unit_B)[0]
+        depth_BVN = depth_BVHW[..., :: self.patch_size, :: self.patch_size].flatten(2)
         return GeometricTargets(
             tokens_BVND=tokens_BVND,
             context_BCND=context_BCND,
@@ -88,43 +119,100 @@ class VggtTeacher:
             metres_per_unit_B=unit_B,
         )
 
+    @torch.no_grad()
+    def context(self, views: ClipViews, *, surface: bool) -> ContextViews:
+        """See GeometricTeacher. Metres per unit are known wherever poses are given."""
+        require_context(views)
+        known = self._known_cameras(views)
+        levels = self._aggregate(views.images_BV3HW, None, self._layers(surface))
+        camera_from_world_BC44, K_BC33, unit_B = known or self._predict_cameras(views, levels)
+        if known is None and views.world_from_camera_BV44 is not None:
+            unit_B = metres_per_unit(camera_from_world_BC44, views.world_from_camera_BV44)
+        depth_BCHW, confidence_BCHW = None, None
+        if surface:
+            depth_BCHW, confidence_BCHW = self._surface(views, levels, unit_B)
+            depth_BCHW = torch.where(torch.isfinite(depth_BCHW), depth_BCHW, 0)
+        return ContextViews(
+            context_BCND=self._tokens(levels),
+            camera_from_world_BC44=camera_from_world_BC44,
+            K_BC33=K_BC33,
+            metres_per_unit_B=unit_B,
+            depth_BCHW=depth_BCHW,
+            confidence_BCHW=confidence_BCHW,
+        )
+
     @property
     def _last(self) -> int:
         return self.model.config.aggregator.depth - 1
 
+    def _layers(self, surface: bool) -> set[int]:
+        """Layers that the tokens and the heads read."""
+        if self.cameras == "dataset":
+            return {self.layer}
+        return {self.layer, self._last} | (set(self.model.config.dpt.layers) if surface else set())
+
+    def _aggregate(
+        self, images_BV3HW: Tensor, is_target_BV: Tensor | None, layers: set[int]
+    ) -> dict[int, Tensor]:
+        """Tokens of layers, special ones included; in float32, which the residual stream stays in
+        under autocast too."""
+        self.model.eval()
+        device = images_BV3HW.device.type
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=self.precision == "bfloat16"):
+            return self.model.aggregator(
+                images_BV3HW, is_target_BV, layers=layers, views_per_chunk=self.views_per_chunk
+            )
+
     def _patches(self, tokens_BVPD: Tensor) -> Tensor:
         return tokens_BVPD[:, :, self.model.aggregator.num_special :]
 
-    def _aggregate(
-        self, images_BV3HW: Tensor, is_target_BV: Tensor | None, *, only_last: bool = False
-    ) -> dict[int, Tensor]:
-        """Float32 tokens of the layers that are used."""
-        layers = {self._last}
-        if self.cameras == "teacher" and not only_last:
-            layers |= set(self.model.config.dpt.layers)
-        device = images_BV3HW.device.type
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=self.precision == "bfloat16"):
-            levels = self.model.aggregator(images_BV3HW, is_target_BV, layers=layers)
-        return {layer: tokens.float() for layer, tokens in levels.items()}
+    def _tokens(self, levels: dict[int, Tensor]) -> Tensor:
+        return self._patches(levels[self.layer])
 
-    def _geometry(
+    # --- cameras and depth ------------------------------------------------------------------------
+
+    def _known_cameras(self, views: ClipViews) -> tuple[Tensor, Tensor, Tensor] | None:
+        """The dataset's camera_from_world, K and metres per unit, if they are to be used."""
+        return dataset_cameras(views) if self.cameras == "dataset" else None
+
+    def _predict_cameras(
         self, views: ClipViews, levels: dict[int, Tensor]
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """camera_from_world, K, depth at each patch's top-left pixel, metres per unit."""
-        patch = self.patch_size
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """VGGT's camera_from_world and K, and NaN metres per unit."""
+        camera_tokens_BVD = levels[self._last][:, :, 0]
+        # The heads' own precision holds even inside a training loop's autocast.
+        with torch.autocast(camera_tokens_BVD.device.type, enabled=False):
+            encoding_BV9 = self.model.camera_head(camera_tokens_BVD)[-1]
+            camera_from_world_BV44, K_BV33 = decode_cameras(encoding_BV9, _image_hw(views))
+        unit_B = encoding_BV9.new_full((len(encoding_BV9),), torch.nan)
+        return camera_from_world_BV44, K_BV33, unit_B
+
+    def _surface(
+        self, views: ClipViews, levels: dict[int, Tensor], unit_B: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Depth in clip units and its confidence, (B, V, H, W) each; of the same source as the
+        cameras."""
         if self.cameras == "dataset":
-            camera_from_world_BV44, K_BV33, unit_B = dataset_cameras(views)
-            assert views.depth_BVHW is not None  # dataset_cameras has checked
-            depth_BVHW = views.depth_BVHW / unit_B[:, None, None, None]
-        else:
-            image_hw = (views.images_BV3HW.shape[-2], views.images_BV3HW.shape[-1])
-            encoding_BV9 = self.model.camera_head(levels[self._last][:, :, 0])[-1]
-            camera_from_world_BV44, K_BV33 = decode_cameras(encoding_BV9, image_hw)
-            maps = [self._patches(levels[layer]) for layer in self.model.config.dpt.layers]
-            depth_BVHW = self.model.depth_head(maps, image_hw)[0][..., 0]
-            unit_B = encoding_BV9.new_full((len(encoding_BV9),), torch.nan)
-        depth_BVN = depth_BVHW[..., ::patch, ::patch].flatten(2)
-        return camera_from_world_BV44, K_BV33, depth_BVN, unit_B
+            return sensor_surface(views, unit_B)
+        maps = [self._patches(levels[layer]) for layer in self.model.config.dpt.layers]
+        with torch.autocast(maps[0].device.type, enabled=False):
+            depth_BVHW1, confidence_BVHW = self.model.depth_head(
+                maps, _image_hw(views), views_per_chunk=self.views_per_chunk
+            )
+        return depth_BVHW1[..., 0], confidence_BVHW
+
+
+def _image_hw(views: ClipViews) -> tuple[int, int]:
+    return views.images_BV3HW.shape[-2], views.images_BV3HW.shape[-1]
+
+
+def _layer_index(layer: int, depth: int) -> int:
+    if not -depth <= layer < depth:
+        raise ConfigError(
+            f"teacher.layer is {layer}, but the aggregator has layers 0..{depth - 1}, or"
+            f" {-depth}..-1 counted from the last"
+        )
+    return layer % depth
 
 
 def context_indices(is_target_BV: Tensor) -> Tensor:

@@ -162,3 +162,33 @@ def test_label_tokens_are_histograms(views: ClipViews) -> None:
     torch.testing.assert_close(cosine, torch.tensor(0.5**0.5), atol=1e-5, rtol=0)
     with pytest.raises(TeacherError, match="label 43"):
         LabelTeacher(SPEC)(replace(views, labels_BVHW=labels + 38), (2, 2))
+
+
+def test_context_is_the_same_answer_about_context_views(views: ClipViews) -> None:
+    teacher = RgbdTeacher(SPEC)
+    assert views.depth_BVHW is not None
+    assert views.world_from_camera_BV44 is not None
+    assert views.K_BV33 is not None
+    alone = ClipViews(
+        images_BV3HW=views.images_BV3HW[:, [0, 2]],
+        is_target_BV=torch.zeros(1, 2, dtype=torch.bool),
+        depth_BVHW=views.depth_BVHW[:, [0, 2]],
+        world_from_camera_BV44=views.world_from_camera_BV44[:, [0, 2]],
+        K_BV33=views.K_BV33[:, [0, 2]],
+    )
+    targets, context = teacher(views), teacher.context(alone, surface=True)
+    assert torch.equal(context.context_BCND, targets.context_BCND)
+    assert torch.equal(context.camera_from_world_BC44, targets.camera_from_world_BV44[:, [0, 2]])
+    assert torch.equal(context.K_BC33, targets.K_BV33[:, [0, 2]])
+    assert torch.equal(context.metres_per_unit_B, targets.metres_per_unit_B)
+    assert context.depth_BCHW is not None
+    assert context.confidence_BCHW is not None
+    metres = context.depth_BCHW * context.metres_per_unit_B[:, None, None, None]
+    torch.testing.assert_close(metres, views.depth_BVHW[:, [0, 2]])
+    assert torch.equal(context.confidence_BCHW, (views.depth_BVHW[:, [0, 2]] > 0).float())
+    bare = teacher.context(alone, surface=False)
+    assert torch.equal(bare.context_BCND, context.context_BCND)
+    assert bare.depth_BCHW is None
+    assert bare.confidence_BCHW is None
+    with pytest.raises(TeacherError, match="2 of 4 views are targets"):
+        teacher.context(views, surface=False)

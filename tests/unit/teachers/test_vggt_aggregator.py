@@ -1,7 +1,8 @@
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from benchmarks.encode import all_layers
 from spa3r.errors import ConfigError
 from spa3r.teachers.dinov2 import DinoV2Config
 from spa3r.teachers.vggt_aggregator import AggregatorConfig
@@ -61,10 +62,45 @@ def test_only_the_layers_asked_for_are_run_and_kept() -> None:
     model = small_vggt().aggregator
     runs: list[int] = []
     for i, block in enumerate(model.global_blocks):
-        block.register_forward_hook(lambda *_, i=i: runs.append(i))
+        block.get_submodule("mlp").register_forward_hook(lambda *_, i=i: runs.append(i))
     kept = model(images(), layers=[1])
     assert set(kept) == {1}
     assert runs == [0, 1]
+
+
+@pytest.mark.parametrize("views_per_chunk", [1, 3, 10])
+def test_equals_the_straightforward_way_whatever_the_chunks(views_per_chunk: int) -> None:
+    """Against whole batches and whole sequences, all layers kept."""
+    model, pictures = small_vggt(), images(2, 5)
+    expected = all_layers(model, pictures)
+    ours = model.aggregator(pictures, layers=range(LAST + 1), views_per_chunk=views_per_chunk)
+    for i, theirs in enumerate(expected):
+        # Values around 5; only the order of sums inside matrix products may differ.
+        torch.testing.assert_close(ours[i], theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_chunks_of_views_keep_the_partition() -> None:
+    model, pictures = small_vggt().aggregator, images(2, 5)
+    is_target = torch.tensor([[False, True, False, True, True], [False, False, True, True, True]])
+    whole = model(pictures, is_target, layers=[LAST], views_per_chunk=10)[LAST]
+    chunked = model(pictures, is_target, layers=[LAST], views_per_chunk=2)[LAST]
+    torch.testing.assert_close(chunked, whole, atol=1e-5, rtol=1e-5)
+
+
+def test_everything_but_the_attention_sees_one_chunk_of_views_at_a_time() -> None:
+    model, widest = small_vggt(), 0
+
+    def watch(_module: nn.Module, given: tuple[Tensor, ...]) -> None:
+        nonlocal widest
+        widest = max(widest, len(given[0]))
+
+    for module in [*model.aggregator.modules(), *model.depth_head.modules()]:
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.LayerNorm):
+            module.register_forward_pre_hook(watch)
+    levels = model.aggregator(images(1, 7), layers=range(LAST + 1), views_per_chunk=3)
+    maps = [levels[i][:, :, model.aggregator.num_special :] for i in range(LAST + 1)]
+    model.depth_head(maps, (28, 42), views_per_chunk=3)
+    assert widest == 3
 
 
 @pytest.mark.parametrize(

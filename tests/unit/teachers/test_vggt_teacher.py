@@ -55,6 +55,15 @@ def test_the_hash_names_weights_and_variant() -> None:
     assert len({teacher.hash for teacher in made}) == 4
     moved = VggtTeacher(small_vggt(), uri="b")
     assert moved.hash == made[0].hash
+    # The last layer by either name is the default teacher; any other layer is another teacher.
+    last = [VggtTeacher(small_vggt(), uri="a", layer=layer) for layer in (-1, 3)]
+    assert {teacher.hash for teacher in last} == {moved.hash}
+    early = VggtTeacher(small_vggt(), uri="a", layer=-2)
+    assert early.hash not in {teacher.hash for teacher in made}
+    assert early.variant == "layernorm/asymmetric/teacher/layer2"
+    # Neither changes what a token is.
+    other = VggtTeacher(small_vggt(), uri="a", metric_scale=True, views_per_chunk=2)
+    assert other.hash == moved.hash
     assert moved.reference() == {
         "kind": "vggt",
         "uri": "b",
