@@ -21,7 +21,10 @@ stays where it is.
 The authors' code rebuilds VGGT with RMSNorm instead of LayerNorm on the queries and keys of its
 global blocks. A checkpoint whose norms there have no bias is recorded with the teacher variant
 "rms", and its encoder then loads facebook/VGGT-1B as that variant. Give --teacher if the source
-holds its VGGT in half precision (another VGGT by its hash), or to save the second download.
+holds its VGGT in half precision (another VGGT by its hash), or to save the second download. Beside
+OUT or in it, it is found by its path from the encoder; from elsewhere, name it in SPA3R_TEACHER.
+
+No folder of the source, and none with files of others in it, is written to.
 
 examples:
   spa3r convert epoch=1-step=80000.ckpt -o spa3r-release

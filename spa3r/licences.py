@@ -95,11 +95,23 @@ _DATASETS: Final = {
 _ROOMS: Final = "rooms"
 
 
+def licence_of_weights(uri: str) -> Licence | None:
+    """Terms of published weights by their Hugging Face id; None of any other place."""
+    return _WEIGHTS.get(uri)
+
+
 def licence_of_teacher(reference: Mapping[str, Any]) -> Licence:
-    """Terms of the teacher that a `reference()` describes, by its weights' id, then its kind."""
-    known = _WEIGHTS.get(str(reference.get("uri"))) or _KINDS.get(str(reference.get("kind")))
-    if known is not None:
-        return known
+    """Terms of the teacher that a `reference()` describes: those that it records, if this table has
+    them, then by its weights' id, then by its kind."""
+    by_kind = _KINDS.get(str(reference.get("kind")))
+    by_id = licence_of_weights(str(reference.get("uri")))
+    recorded = reference.get("licence")
+    # Names are not unique (Apache-2.0 of two owners): the teacher's own page goes first.
+    for known in (by_id, by_kind, *_WEIGHTS.values(), *_KINDS.values()):
+        if known is not None and known.name == recorded:
+            return known
+    if found := by_id or by_kind:
+        return found
     return Licence(name="unknown", url="", note=f"no terms known of {reference.get('kind')!r}")
 
 

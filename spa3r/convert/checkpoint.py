@@ -9,6 +9,7 @@ network: where the biases are absent the teacher is recorded, and written, as th
 """
 
 import logging
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,9 +21,12 @@ from torch import Tensor
 from spa3r import storage
 from spa3r.config import TeacherSpec
 from spa3r.convert.layout import Kind, Parts, split
+from spa3r.convert.places import ADAPTER, ADAPTER_FORMAT, ENCODER, check_places, recorded_place
 from spa3r.convert.sizes import AdapterSizes, Plan, plan
+from spa3r.convert.values import check_values
 from spa3r.errors import WeightsError
 from spa3r.hub import EncoderCard, Spa3REncoder
+from spa3r.licences import licence_of_teacher
 from spa3r.teachers.checkpoints import load_nested, load_strict
 from spa3r.teachers.dinov3 import DinoV3Teacher, load_dinov3
 from spa3r.teachers.vggt import VggtConfig, save_vggt
@@ -30,10 +34,11 @@ from spa3r.teachers.vggt_teacher import VggtTeacher
 
 log = logging.getLogger(__name__)
 
-ADAPTER_FORMAT: Final = "spa3r-adapter-1"
 RELEASE_DATASETS: Final = ("scannet", "scannetpp")
 """What the authors' configuration trains on (reference.md 2.1)."""
 IMAGE_WIDTH, IMAGE_MULTIPLE = 518, 14
+_COMPILED: Final = re.compile(r"(?:(?<=\.)|^)_orig_mod\.")
+"""What torch.compile puts into the names of a module that it wraps."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,8 +52,9 @@ class Converted:
     adapter: str | None
     """Folder of the fusion adapter, of a Spa3-VLM only."""
     teacher: dict[str, str]
-    """Reference to the geometric teacher: kind, uri, hash, variant."""
-    teacher_written: bool
+    """Reference to the geometric teacher: kind, uri, hash, variant, licence."""
+    teacher_folder: str | None
+    """Where the teacher was written, if it was."""
     num_base: int
     """Tensors of the language model, left where they are."""
 
@@ -56,14 +62,18 @@ class Converted:
     def line(self) -> str:
         variant = self.teacher["variant"].partition("/")[0]
         biases = "without" if variant == "rms" else "with"
-        place = "written to" if self.teacher_written else "expected at"
+        place = f"expected at {self.teacher['uri']}"
+        if self.teacher_folder is not None:
+            place = f"written to {self.teacher_folder}"
+            if self.teacher["uri"] == TeacherSpec().geometric_uri:
+                place += " (not in one tree with the encoder: name it in SPA3R_TEACHER)"
         parts = [f"{self.encoder}: encoder {self.encoder_hash}"]
         if self.adapter is not None:
             parts.append(f"{self.adapter}: fusion adapter")
             parts.append(f"{self.num_base} tensors of the language model left in place")
         parts.append(
             f"teacher VGGT {self.teacher['hash']}, variant {variant} (the checkpoint has its QK"
-            f" norm {biases} biases), {place} {self.teacher['uri']}"
+            f" norm {biases} biases), {place}"
         )
         return "; ".join(parts)
 
@@ -82,21 +92,26 @@ def convert(
 
     Args:
         source: file, folder, fsspec URL or Hugging Face id.
-        teacher_out: folder for the frozen VGGT inside, in float32, recorded as the teacher's place;
-            None: "facebook/VGGT-1B" is recorded.
+        teacher_out: folder for the frozen VGGT inside, in float32. Beside `out` or in it, it is
+            recorded by its path from the encoder's folder; else "facebook/VGGT-1B" is recorded.
         vggt: sizes of the frozen VGGT; None: VGGT-1B.
 
     Raises:
         TeacherError: nothing is there, or it cannot be fetched.
-        WeightsError: not such a checkpoint, with every misfit named; or damaged; or with pickled
-            objects, which are never run.
+        WeightsError: not such a checkpoint, with every misfit named; or damaged; or with tensors
+            that are no weights, or pickled objects, which are never run.
+        ConfigError: a folder that cannot be written, or holds the source or files of others.
     """
+    check_places(source, out, teacher_out)
     where = storage.redacted(str(source))
     state, steps = _read(source, where)
     parts = split(state, where)
     made = plan(parts, where, vggt=vggt or VggtConfig())
+    check_values(parts, where)
+    is_vlm = parts.kind == "vlm"
+    folder = storage.join(out, ENCODER) if is_vlm else str(out)
     semantic = _semantic(parts, made, where)
-    geometric = _geometric(parts, made, where, teacher_out)
+    geometric = _geometric(parts, made, where, teacher_out, folder)
     load_strict(made.student, parts.student, where=where)
     parts.student.clear()
     references = {"geometric": geometric, "semantic": semantic}
@@ -109,10 +124,8 @@ def convert(
         "converted_from": _name(source),
     }
     encoder = Spa3REncoder(made.student, _card(made, references, provenance))
-    is_vlm = parts.kind == "vlm"
-    folder = storage.join(out, "encoder") if is_vlm else str(out)
     encoder.save_pretrained(folder)
-    adapter = storage.join(out, "adapter") if is_vlm else None
+    adapter = storage.join(out, ADAPTER) if is_vlm else None
     if adapter is not None:
         _write_adapter(adapter, parts, made.adapter, encoder.hash, _name(source))
     return Converted(
@@ -121,7 +134,7 @@ def convert(
         encoder_hash=encoder.hash,
         adapter=adapter,
         teacher=geometric,
-        teacher_written=teacher_out is not None,
+        teacher_folder=None if teacher_out is None else str(teacher_out),
         num_base=parts.num_base,
     )
 
@@ -136,7 +149,16 @@ def _read(source: str | Path, where: str) -> tuple[dict[str, Tensor], int | str]
             f"{where}: neither a Lightning checkpoint nor a table of tensors; give the authors'"
             " .ckpt, or save the model's state_dict() alone"
         )
-    return dict(state), steps if isinstance(steps, int) else "unknown"
+    named = {_COMPILED.sub("", name): x for name, x in state.items()}
+    if len(named) < len(state):
+        twice = sorted(x for x in state if _COMPILED.search(x) and _COMPILED.sub("", x) in state)
+        raise WeightsError(
+            f"{where}: {len(state) - len(named)} tensors stand there with and without _orig_mod."
+            f" ({', '.join(twice[:3])}); keep one of each"
+        )
+    if changed := len(named.keys() - state.keys()):
+        log.info("%s: _orig_mod. of torch.compile taken out of %d names", where, changed)
+    return named, steps if isinstance(steps, int) else "unknown"
 
 
 def _card(
@@ -161,9 +183,12 @@ def _card(
 
 
 def _geometric(
-    parts: Parts, made: Plan, where: str, teacher_out: str | Path | None
+    parts: Parts, made: Plan, where: str, teacher_out: str | Path | None, encoder: str
 ) -> dict[str, str]:
-    """Reference to the frozen VGGT inside, which is written if a folder is given."""
+    """Reference to the frozen VGGT inside, which is written if a folder is given.
+
+    Its licence is that of the published weights, whatever place they were written to.
+    """
     rounded = {x.dtype for x in parts.vggt.values()} - {torch.float32}
     if rounded and teacher_out is None:
         names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in rounded))
@@ -175,13 +200,13 @@ def _geometric(
     parts.vggt.clear()
     uri = TeacherSpec().geometric_uri
     if teacher_out is not None:
-        save_vggt(teacher_out, made.vggt)
-        uri = str(teacher_out)
-        if storage.is_local(uri):  # the encoder is used from other folders too
-            uri = str(Path(uri.removeprefix("file://")).resolve())
+        with storage.named_write_errors(teacher_out):
+            save_vggt(teacher_out, made.vggt)
+        uri = recorded_place(encoder, teacher_out, otherwise=uri)
     reference = VggtTeacher(made.vggt, uri=uri, passes="two_pass").reference()
     made.vggt.to("meta")  # frees 4.8 GB where the checkpoint's half precision was widened
-    return reference
+    published = {"kind": "vggt", "uri": TeacherSpec().geometric_uri}
+    return reference | {"licence": licence_of_teacher(published).name}
 
 
 def _semantic(parts: Parts, made: Plan, where: str) -> dict[str, str]:

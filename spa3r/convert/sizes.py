@@ -18,6 +18,7 @@ from spa3r.config import ModelConfig
 from spa3r.convert.layout import DINO, Parts
 from spa3r.errors import ConfigError, WeightsError
 from spa3r.models.spa3r import Spa3RModel
+from spa3r.teachers.checkpoints import fold
 from spa3r.teachers.dinov3 import VITL16, to_meta
 from spa3r.teachers.vggt import RMS_UNUSED, Vggt, VggtConfig
 
@@ -84,8 +85,9 @@ def plan(parts: Parts, where: str, *, vggt: VggtConfig) -> Plan:
         problems += misfits(adapter_shapes(made.adapter), parts.adapter, "")
     if problems:
         raise WeightsError(
-            f"{where}: {len(problems)} misfits with the published layout: {'; '.join(problems)};"
-            " fetch it again, or convert a checkpoint of the authors' code"
+            f"{where}: {len(problems)} misfits with the published layout:"
+            f" {'; '.join(fold(problems))}; fetch it again, or convert a checkpoint of the authors'"
+            " code"
         )
     return made
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from spa3r.config import config_hash
 from spa3r.errors import ConfigError, TeacherError
+from spa3r.licences import licence_of_weights
 from spa3r.teachers.base import ClipViews, ContextViews, GeometricTargets, require_context
 from spa3r.teachers.checkpoints import state_hash
 from spa3r.teachers.chunks import VIEWS_PER_CHUNK
@@ -75,7 +76,9 @@ class VggtTeacher:
 
     def reference(self) -> dict[str, str]:
         """What a registered encoder records of its teacher."""
-        return {"kind": "vggt", "uri": self.uri, "hash": self.hash, "variant": self.variant}
+        facts = {"kind": "vggt", "uri": self.uri, "hash": self.hash, "variant": self.variant}
+        licence = licence_of_weights(self.uri)
+        return facts if licence is None else {**facts, "licence": licence.name}
 
     def train(self, mode: bool = True) -> "VggtTeacher":
         """Stays in eval mode, whatever a training loop asks for."""

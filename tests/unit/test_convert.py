@@ -7,6 +7,7 @@ import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from spa3r import convert_commands
 from spa3r.convert.checkpoint import Converted, convert
-from spa3r.errors import TeacherError, WeightsError
+from spa3r.errors import ConfigError, TeacherError, WeightsError
 from spa3r.hub import Spa3REncoder
 from spa3r.teachers.checkpoints import load_strict
 from spa3r.teachers.dinov3 import DinoV3Teacher
@@ -115,7 +116,7 @@ def test_it_encodes_as_the_original_did(authors: Authors, converted: Converted, 
     small = replace(loaded.card, image_width=112)  # for speed alone
     save_vggt(tmp_path / "original", authors.vggt)
     save_vggt(tmp_path / "other", Vggt(RMS))
-    ours = Spa3REncoder(loaded.model, small).encode(images)  # finds the written teacher itself
+    ours = Spa3REncoder(loaded.model, small, where=converted.encoder).encode(images)
     theirs = Spa3REncoder(authors.student, small, teacher=tmp_path / "original").encode(images)
     assert torch.isfinite(ours.latents_LD).all() and ours.latents_LD.std() > 0
     assert torch.equal(ours.latents_LD, theirs.latents_LD)
@@ -126,7 +127,7 @@ def test_it_encodes_as_the_original_did(authors: Authors, converted: Converted, 
 def test_and_back(authors: Authors, converted: Converted):
     """From what was written, the authors' state dict again (of DINOv3 only the hash was)."""
     encoder = Spa3REncoder.from_pretrained(converted.encoder)
-    vggt = load_vggt(converted.teacher["uri"], qk_norm="rms")
+    vggt = load_vggt(str(converted.teacher_folder), qk_norm="rms")
     back = Authors(encoder.model, vggt, authors.dino).state("model.")
     forth = authors.state("model.")
     assert back.keys() == forth.keys()
@@ -135,12 +136,12 @@ def test_and_back(authors: Authors, converted: Converted):
 
 def test_the_same_input_gives_the_same_bytes(authors: Authors, converted: Converted, tmp_path):
     source = lightning_file(tmp_path, authors.state("model."))
-    files = sorted(Path(converted.teacher["uri"]).iterdir())
+    files = sorted(Path(str(converted.teacher_folder)).iterdir())
     first = [path.read_bytes() for path in files]
-    again = convert(source, tmp_path / "out", teacher_out=converted.teacher["uri"], vggt=RMS)
+    again = convert(source, tmp_path / "out", teacher_out=tmp_path / "vggt", vggt=RMS)
     for path in Path(converted.encoder).iterdir():
         assert path.read_bytes() == (Path(again.encoder) / path.name).read_bytes(), path.name
-    assert first == [p.read_bytes() for p in files]
+    assert first == [(tmp_path / "vggt" / p.name).read_bytes() for p in files]
     assert again.encoder_hash == converted.encoder_hash
 
 
@@ -244,6 +245,43 @@ def test_all_misfits_of_all_groups_are_named_and_nothing_is_written(
     assert not (tmp_path / "out").exists() and not (tmp_path / "vggt").exists()
 
 
+@pytest.mark.parametrize("which", ["out", "teacher_out"])
+def test_folders_that_cannot_be_written_are_said_before_the_source_is_read(
+    which: str, tmp_path: Path
+):
+    (tmp_path / "file").write_bytes(b"")
+    places: dict[str, Any] = {"out": tmp_path / "out", "teacher_out": tmp_path / "vggt"}
+    for place in (tmp_path / "file", Path("/proc/x")):
+        with pytest.raises(ConfigError, match=f"{place}: cannot be written") as caught:
+            places[which] = place
+            convert("no such source", **places)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_teacher_that_fills_the_disk_is_one_line(
+    authors: Authors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("spa3r.convert.checkpoint.save_vggt", full)
+    source = lightning_file(tmp_path, authors.state("model."))
+    with pytest.raises(ConfigError, match=r"vggt: cannot be written \(No space left on device\);"):
+        convert(source, tmp_path / "out", vggt=RMS, teacher_out=tmp_path / "vggt")
+
+
+def test_a_network_of_another_width_is_named_in_a_readable_line(authors: Authors, tmp_path: Path):
+    state = authors.state("model.")
+    blocks = [name for name in state if ".global_blocks." in name]
+    state |= {name: torch.zeros(3, 7) for name in blocks}
+    with pytest.raises(WeightsError) as caught:
+        convert(lightning_file(tmp_path, state), tmp_path / "out", vggt=RMS)
+    said = str(caught.value)
+    assert f"{len(blocks)} misfits" in said and len(blocks) > 40
+    assert "model.aggregator.global_blocks.{0..3}.attn.qkv.weight has shape (3, 7)" in said
+    assert said.count("global_blocks") <= len(blocks) / 4
+
+
 def test_a_student_without_its_teachers_is_refused(authors: Authors, tmp_path: Path):
     save_file(authors.student.state_dict(), tmp_path / "student.safetensors")
     with pytest.raises(WeightsError) as caught:
@@ -306,7 +344,7 @@ def test_the_command_passes_its_arguments_on(
         return Converted(
             kind="vlm", encoder="o/encoder", encoder_hash="e", adapter="o/adapter", num_base=825,
             teacher={"kind": "vggt", "uri": "t", "hash": "h", "variant": "rms/two_pass/teacher"},
-            teacher_written=True,
+            teacher_folder="t",
         )  # fmt: skip
 
     monkeypatch.setattr("spa3r.convert.checkpoint.convert", fake)

@@ -25,6 +25,24 @@ def test_terms_of_a_teacher(reference: dict[str, str], name: str) -> None:
     assert licence_of_teacher(reference).name == name
 
 
+@pytest.mark.parametrize(
+    ("kind", "uri", "licence", "url"),
+    [
+        ("vggt", "../vggt", "vggt-1b-non-commercial", "huggingface.co/facebook/VGGT-1B"),
+        ("vggt", "/w", "vggt-1b-commercial", "huggingface.co/facebook/VGGT-1B-Commercial"),
+        ("dinov2", "/w", "apache-2.0", "github.com/facebookresearch/dinov2"),
+        ("rgbd", "builtin", "Apache-2.0", "apache.org"),
+        ("vggt", "/w", "never heard of", "huggingface.co/facebook/VGGT-1B"),
+    ],
+)
+def test_recorded_terms_stand_whatever_the_place(
+    kind: str, uri: str, licence: str, url: str
+) -> None:
+    found = licence_of_teacher({"kind": kind, "uri": uri, "licence": licence})
+    assert url in found.url
+    assert found.name == licence.lower() or (licence, found.name) == ("never heard of", "vggt")
+
+
 def test_every_teacher_of_a_spec_has_terms() -> None:
     for field in ("geometric", "semantic", "linguistic"):
         kinds = TeacherSpec.__annotations__[field].__args__
