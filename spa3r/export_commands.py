@@ -11,7 +11,8 @@ Writes the surface points of a scene file with its cameras.
   .ply            coloured points with their confidence (MeshLab, CloudCompare, Blender, Open3D)
   .glb            coloured points and camera frusta (browsers, Blender); metres where known
   none            folder with a COLMAP model (--format colmap-text: as text), in the pixels of
-                  the original images
+                  the original images, upright: where photos carry an EXIF orientation, give
+                  tools that ignore it turned copies (mogrify -auto-orient)
   .npz            latents, cameras and points as arrays; the entry README explains them
   .gif .mp4       a preview that turns round the scene
 
@@ -47,7 +48,8 @@ def register(add: Callable[..., argparse.ArgumentParser]) -> None:
     )  # fmt: skip
     command.add_argument(
         "--max-points", type=int, default=None, metavar="N",
-        help="thin out at random to at most N (default 100000 for COLMAP, else 1000000)",
+        help="thin out at random to at most N (default 100000 for COLMAP, 200000 for"
+        " previews, else 1000000)",
     )  # fmt: skip
     command.add_argument(
         "--units", choices=("scene", "metres"),
@@ -57,10 +59,11 @@ def register(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 def _export(arguments: Any) -> None:
     from spa3r.errors import ConfigError
-    from spa3r.export.scene import CONFIDENCE, export_scene
+    from spa3r.export.scene import CONFIDENCE, check_target, export_scene
     from spa3r.latent import SceneLatent
     from spa3r.scene_commands import load_encoder
 
+    check_target(arguments.out, arguments.format)
     scene = SceneLatent.load(arguments.scene)
     if arguments.colour != "rgb":
         if arguments.encoder is None:
@@ -69,6 +72,8 @@ def _export(arguments: Any) -> None:
                 f" {arguments.scene}"
             )
         scene = scene.attach(load_encoder(arguments.encoder))
+    elif arguments.encoder is not None:
+        raise ConfigError("--encoder is for feature colours: give --colour too, or leave it out")
     confidence = CONFIDENCE if arguments.confidence is None else arguments.confidence
     exported = export_scene(
         scene, arguments.out, format=arguments.format, colour=arguments.colour,

@@ -1,10 +1,12 @@
 """A scene as a COLMAP model: what Gaussian-splatting and NeRF trainers, and COLMAP itself, read.
 
 Frames: COLMAP's are ours (OpenCV axes, camera_from_world, pixel centres at +0.5). The model belongs
-to the images as they were given to `encode`, not to the working images.
+to the images as they were given to `encode`, upright as their EXIF orientation says, not to the
+working images.
 Legend: N points, C context views, M points that a view saw.
 """
 
+import logging
 import shutil
 import uuid
 from pathlib import Path
@@ -22,6 +24,8 @@ from spa3r.point_cloud import PointCloud
 
 if TYPE_CHECKING:
     import pycolmap
+
+log = logging.getLogger(__name__)
 
 _PARTS: Final = ("cameras", "frames", "images", "points3D", "rigs")
 _FILES: Final = {f"{part}{suffix}" for part in _PARTS for suffix in (".bin", ".txt")}
@@ -42,8 +46,9 @@ def write_colmap(
 
     Raises:
         ConfigError: pycolmap is not installed; a folder that holds something else or is not local;
-            points of no context view; names that a text model cannot hold.
-        SceneError: cameras that a PINHOLE model cannot hold, or images of impossible sizes.
+            points of no context view; names that a text model cannot hold; cameras with skew, which
+            a PINHOLE model cannot hold (`spa3r.camera` refuses them).
+        SceneError: images of impossible sizes.
     """
     with needed_for("a COLMAP model", "view"):
         import pycolmap
@@ -73,10 +78,22 @@ def write_colmap(
 
 
 def image_names(scene: SceneLatent) -> tuple[str, ...]:
-    """The scene's own where they tell its views apart, else view_000.png, view_001.png, ..."""
+    """The scene's own where they tell its views apart, else view_000.png, view_001.png, ...
+
+    Names that are replaced are warned of.
+    """
     if scene.names and len(set(scene.names)) == len(scene.names) and all(scene.names):
         return scene.names
-    return tuple(f"view_{view:03d}.png" for view in range(scene.num_views))
+    names = tuple(f"view_{view:03d}.png" for view in range(scene.num_views))
+    if any(scene.names):
+        log.warning(
+            "the images' names do not tell the views apart (%s): the COLMAP model calls them %s to"
+            " %s, in the order in which they were encoded; name copies of the images so",
+            ", ".join(sorted({name or "no name" for name in scene.names})[:4]),
+            names[0],
+            names[-1],
+        )
+    return names
 
 
 def source_camera(scene: SceneLatent, view: int) -> tuple[np.ndarray, tuple[int, int]]:
@@ -117,8 +134,6 @@ def _add_view(
     import pycolmap
 
     K_33, (width, height) = source_camera(scene, view)
-    if abs(K_33[0, 1]) > 1e-6 * K_33[0, 0]:
-        raise SceneError(f"view {view} has skewed pixels, which COLMAP's cameras cannot hold")
     pose_34 = context_camera(scene, view).camera_from_world_44[:3]
     points_M3 = cloud.points_N3[seen_M].astype(np.float64)
     pixels_M2, _ = project(points_M3 @ pose_34[:, :3].T + pose_34[:, 3], K_33)
@@ -163,5 +178,10 @@ def _put_in_place(temporary: Path, final: Path) -> None:
     aside = temporary.with_name(f"{temporary.name}.old")
     if final.is_dir():
         final.rename(aside)
-    temporary.rename(final)
+    try:
+        temporary.rename(final)
+    except OSError:
+        if aside.is_dir():
+            aside.rename(final)
+        raise
     shutil.rmtree(aside, ignore_errors=True)

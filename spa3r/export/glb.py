@@ -18,6 +18,7 @@ from spa3r.latent import SceneLatent
 from spa3r.point_cloud import PointCloud
 
 _GLTF_FROM_OPENCV: Final = np.array([1.0, -1.0, -1.0])
+_FRUSTUM_COLOUR: Final = np.array([245, 166, 35], np.uint8)  # the viewer's orange
 _FRUSTUM_SHARE: Final = 0.08  # depth of a camera's frustum, as a share of the cloud's extent
 
 
@@ -37,24 +38,30 @@ def write_glb(
     Raises:
         ConfigError: trimesh is not installed. SceneError: no points.
     """
-    with needed_for("a GLB file", "view"):
-        import trimesh
-
-    world = trimesh.Scene()
     colours_N4 = np.full((len(cloud), 4), 255, np.uint8)
     colours_N4[:, :3] = _linear(cloud.colours_N3)
     points_N3 = cloud.points_N3 * _GLTF_FROM_OPENCV
-    world.add_geometry(
-        trimesh.PointCloud(points_N3, colors=colours_N4), node_name="points", geom_name="points"
-    )
+    orange_4 = np.append(_linear(_FRUSTUM_COLOUR), np.uint8(255))
+    segments_CS23 = np.zeros((0, 8, 2, 3))
     if cameras:
         _, radius = extent(cloud)
         segments_CS23 = frusta(scene, depth=_FRUSTUM_SHARE * radius) * _GLTF_FROM_OPENCV
+    with needed_for("a GLB file", "view"):
+        import trimesh
+        from trimesh.path.entities import Line
+
+        # Not trimesh.load_path, which joins segments with scipy, a library that `view` leaves out.
+        world = trimesh.Scene()
+        world.add_geometry(
+            trimesh.PointCloud(points_N3, colors=colours_N4), node_name="points", geom_name="points"
+        )
         for view, segments_S23 in enumerate(segments_CS23):
+            ends_S2 = np.arange(2 * len(segments_S23)).reshape(-1, 2)
+            lines = [Line(ends_2, color=orange_4) for ends_2 in ends_S2]
+            frustum = trimesh.path.Path3D(lines, segments_S23.reshape(-1, 3), process=False)
             name = f"view_{view:03d}"
-            lines = trimesh.load_path(segments_S23)
-            world.add_geometry(lines, node_name=name, geom_name=name)
-    data = world.export(file_type="glb")
+            world.add_geometry(frustum, node_name=name, geom_name=name)
+        data = world.export(file_type="glb")
     assert isinstance(data, bytes), f"trimesh gave {type(data)} for a GLB file"
     storage.write_bytes(path, data)
 

@@ -26,7 +26,7 @@ UNITS: Final = ("scene", "metres")
 CONFIDENCE: Final = 40.0
 """Per cent of the points to drop, the least sure first: a teacher's depth smears over edges and
 into the sky, and says so. Depth Anything 3's GLB files leave out as many."""
-MAX_POINTS: Final = {"colmap": 100_000, "colmap-text": 100_000}
+MAX_POINTS: Final = {"colmap": 100_000, "colmap-text": 100_000, "gif": 200_000, "mp4": 200_000}
 _MAX_POINTS: Final = 1_000_000
 
 
@@ -69,17 +69,17 @@ def export_scene(
         colour: "rgb" of the images, or a kind of the field's features, which needs an encoder
             attached to the scene.
         confidence: per cent of the points to drop, the least sure first (CONFIDENCE says why 40).
-        max_points: None: 100 000 in a COLMAP model, else a million.
+        max_points: None: 100 000 in a COLMAP model, 200 000 in a preview, else a million.
         units: of points and cameras. None: the scene's, but metres in a GLB where the scale is
             known, since glTF takes every length for metres.
 
     Raises:
         ConfigError: an unknown format, colour or unit, a number out of range, a library that is not
-            installed, or a folder that holds something else.
+            installed, a folder that holds something else, or a place that cannot be written.
         SceneError: the scene has no surface, no point is left, or its scale is unknown but asked.
         WeightsError: feature colours without an encoder.
     """
-    chosen = _format(path, format)
+    chosen = check_target(path, format)
     if colour not in COLOURS:
         raise ConfigError(f"unknown colour {colour!r}; choose one of {', '.join(COLOURS)}")
     if units not in (None, *UNITS):
@@ -102,7 +102,8 @@ def export_scene(
         cloud = coloured(scene, cloud, colour)
     if units == "metres":
         cloud, scene = in_metres(cloud, scene)
-    _write(chosen, cloud, scene, path)
+    with storage.named_write_errors(path):
+        _write(chosen, cloud, scene, path)
     return Exported(
         path=str(path), format=chosen, points=len(cloud), points_before=len(surface),
         bytes=_bytes(path), units=units,
@@ -124,6 +125,17 @@ def in_metres(cloud: PointCloud, scene: SceneLatent) -> tuple[PointCloud, SceneL
     return cloud.scaled(scale), metric
 
 
+def check_target(path: str | Path, format: str | None = None) -> str:
+    """The format that `export_scene` would write, asked before anything is loaded or computed.
+
+    Raises:
+        ConfigError: unknown, not that of the path's ending, or a place that cannot be written.
+    """
+    chosen = _format(path, format)
+    storage.check_writable(path, folder=chosen.startswith("colmap"))
+    return chosen
+
+
 def _format(path: str | Path, format: str | None) -> str:
     suffix = Path(str(path)).suffix.lower().removeprefix(".")
     chosen = (suffix or "colmap") if format is None else format
@@ -131,6 +143,12 @@ def _format(path: str | Path, format: str | None) -> str:
         raise ConfigError(f"{path}: unknown format {chosen!r}; choose one of {', '.join(FORMATS)}")
     if chosen in ("gif", "mp4") and suffix != chosen:
         raise ConfigError(f"{path}: a {chosen} preview is a file that ends in .{chosen}")
+    if chosen.startswith("colmap") and suffix in FORMATS:
+        raise ConfigError(f"{path}: a COLMAP model is a folder; leave out the ending .{suffix}")
+    if suffix in FORMATS and suffix != chosen:
+        raise ConfigError(
+            f"{path}: the ending says {suffix}, the format {chosen}; name one of them"
+        )
     return chosen
 
 

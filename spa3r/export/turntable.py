@@ -14,6 +14,7 @@ from spa3r.camera import Camera, context_cameras
 from spa3r.export.extent import extent
 from spa3r.latent import SceneLatent
 from spa3r.point_cloud import PointCloud
+from spa3r.trajectories import up_direction
 from spa3r.viz.movie import check_movie_path, write_movie
 from spa3r.viz.splat import render
 
@@ -22,6 +23,7 @@ _ELEVATION: Final = np.deg2rad(35)
 _CLOSENESS: Final = 0.85  # of the distance at which the cloud's box could not leave the picture
 _POINT_SHARE: Final = 1.8  # diameter of a point over the spacing that an even sphere would have
 _BACKGROUND: Final = np.array([32, 34, 38], np.uint8)  # dark: windows and lamps are white
+_SMALL: Final = 1e-3  # length of a unit vector's level part below which it points nowhere
 _GHOST: Final = 0.15  # how much is left of the colour of what is seen from behind
 
 
@@ -84,10 +86,13 @@ def orbit_cameras(
 ) -> list[Camera]:
     """Cameras on a circle above the cloud's centre, looking at it; the first stands on the
     side of view 0."""
-    poses = [camera.world_from_camera_44 for camera in context_cameras(scene)]
-    up_3 = -np.sum([pose[:3, 1] for pose in poses], axis=0)
-    up_3 /= np.linalg.norm(up_3)
-    back_3 = -poses[0][:3, 2] + up_3 * (poses[0][:3, 2] @ up_3)
+    given = context_cameras(scene)
+    poses = [camera.world_from_camera_44 for camera in given]
+    up_3 = up_direction(given)
+    back_3 = _level(-poses[0][:3, 2], up_3)
+    if np.linalg.norm(back_3) < _SMALL:
+        # View 0 looks straight up or down, so that its y axis lies level.
+        back_3 = _level(poses[0][:3, 1], up_3)
     back_3 /= np.linalg.norm(back_3)
     side_3 = np.cross(up_3, back_3)
     focal = min(size) / 2 / np.tan(_FIELD_OF_VIEW / 2)
@@ -106,3 +111,8 @@ def orbit_cameras(
         pose_44[:3, 3] = centre_3 + distance * outward_3
         cameras.append(Camera(pose_44, K_33, size))
     return cameras
+
+
+def _level(direction_3: np.ndarray, up_3: np.ndarray) -> np.ndarray:
+    """What is left of a direction across "up"."""
+    return direction_3 - up_3 * (direction_3 @ up_3)

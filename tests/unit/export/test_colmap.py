@@ -133,6 +133,39 @@ def test_a_model_is_replaced_whole_and_nothing_else_is(tmp_path: Path) -> None:
     assert (folder / "notes.md").read_text() == "mine"
 
 
+def test_an_earlier_model_survives_where_the_new_one_cannot_be_put_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "model"
+    write_colmap(CLOUD.keep(max_points=5), SCENE, folder)
+    rename = Path.rename
+
+    def refuse(path: Path, target: Path) -> Path:
+        if path.name.endswith(".tmp"):
+            raise OSError(5, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    for name in ("model", "fresh"):
+        with pytest.raises(OSError, match="Input/output"):
+            write_colmap(CLOUD, SCENE, tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert len(colmap_reader.read_binary(folder).points) == 5
+
+
+def test_names_that_are_replaced_are_warned_of_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_colmap(CLOUD, SCENE, tmp_path / "own")
+    write_colmap(CLOUD, replace(SCENE, names=()), tmp_path / "none")
+    paths = replace(SCENE, names=("left/a.jpg", "right/a.jpg", "right/b.jpg"))
+    assert image_names(paths) == paths.names
+    assert caplog.messages == []
+    write_colmap(CLOUD, replace(SCENE, names=("a.jpg", "a.jpg", "b.jpg")), tmp_path / "same")
+    (message,) = caplog.messages
+    assert "(a.jpg, b.jpg)" in message and "view_000.png to view_002.png" in message
+
+
 def test_what_a_model_cannot_hold_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="spaces"):
         write_colmap(CLOUD, replace(SCENE, names=("a b.jpg", "c", "d")), tmp_path / "m", text=True)
@@ -144,6 +177,6 @@ def test_what_a_model_cannot_hold_is_named(tmp_path: Path) -> None:
         write_colmap(CLOUD, SCENE, "memory://models/kitchen")
     skewed = SCENE.K_C33.clone()
     skewed[1, 0, 1] = 3.0
-    with pytest.raises(SceneError, match="skewed"):
+    with pytest.raises(ConfigError, match="skew"):
         write_colmap(CLOUD, replace(SCENE, K_C33=skewed), tmp_path / "m")
     assert list(tmp_path.iterdir()) == []

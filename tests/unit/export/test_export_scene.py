@@ -14,7 +14,7 @@ from spa3r.errors import ConfigError, SceneError, Spa3RError, WeightsError
 from spa3r.export.scene import COLOURS, FORMATS, export_scene, in_metres
 from spa3r.export.turntable import turntable
 from spa3r.latent import SceneLatent
-from spa3r.point_cloud import coloured, surface_points
+from spa3r.point_cloud import PointCloud, coloured, surface_points
 from tests.scene_maker import box_scene, untrained
 from tests.unit.export import colmap_reader
 
@@ -52,6 +52,29 @@ def test_every_format_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         done = export_scene(small, path, format=name)
         assert done.format == name and done.bytes > 100, name
     assert not list(tmp_path.glob(".*"))
+
+
+def test_other_endings_are_free_where_a_format_is_named(tmp_path: Path) -> None:
+    assert export_scene(SCENE, tmp_path / "a.bin", format="ply").format == "ply"
+    assert export_scene(SCENE, tmp_path / "room.v2", format="colmap").format == "colmap"
+
+
+@pytest.mark.parametrize(
+    ("name", "limit"), [("a.gif", 200_000), ("a.mp4", 200_000), ("a.ply", 1_000_000)]
+)
+def test_previews_are_thinned_out_more_than_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, limit: int
+) -> None:
+    asked, keep = [], PointCloud.keep
+
+    def kept(self: PointCloud, confidence: float, max_points: int) -> PointCloud:
+        asked.append(max_points)
+        return keep(self, confidence, 50)
+
+    monkeypatch.setattr(PointCloud, "keep", kept)
+    monkeypatch.setattr("spa3r.export.scene.turntable", partial(turntable, frames=2, size=(32, 24)))
+    export_scene(SCENE, tmp_path / name)
+    assert asked == [limit]
 
 
 def test_metres_scale_points_and_cameras(tmp_path: Path) -> None:
@@ -92,6 +115,11 @@ def test_feature_colours_are_those_of_the_point_cloud_module(tmp_path: Path) -> 
     [
         (SCENE, "a.obj", {}, ConfigError, "unknown format 'obj'; choose one of ply, glb"),
         (SCENE, "a.ply", {"format": "mp4"}, ConfigError, r"ends in \.mp4"),
+        (SCENE, "a.ply", {"format": "glb"}, ConfigError, "ending says ply, the format glb"),
+        (SCENE, "a.GLB", {"format": "npz"}, ConfigError, "ending says glb, the format npz"),
+        (SCENE, "a.mp4", {"format": "ply"}, ConfigError, "ending says mp4, the format ply"),
+        (SCENE, "a.ply", {"format": "colmap"}, ConfigError, "a folder; leave out the ending .ply"),
+        (SCENE, "a.npz", {"format": "colmap-text"}, ConfigError, "a COLMAP model is a folder"),
         (SCENE, "a.ply", {"colour": "depth"}, ConfigError, "choose one of rgb, geometric"),
         (SCENE, "a.ply", {"units": "feet"}, ConfigError, "choose one of scene, metres"),
         (SCENE, "a.ply", {"confidence": 101}, ConfigError, r"0\.\.100"),
@@ -168,6 +196,47 @@ def test_the_command_asks_for_an_encoder_where_colours_need_one(tmp_path: Path) 
     with pytest.raises(Spa3RError):
         arguments.run(arguments)
     assert not (tmp_path / "k.ply").exists()
+
+
+def test_an_encoder_without_feature_colours_is_refused(tmp_path: Path) -> None:
+    SCENE.save(tmp_path / "k.safetensors")
+    scene, out = str(tmp_path / "k.safetensors"), str(tmp_path / "k.ply")
+    arguments = parsed(scene, "-o", out, "--encoder", "no such encoder")
+    with pytest.raises(ConfigError, match="--encoder is for feature colours"):
+        arguments.run(arguments)
+    assert not (tmp_path / "k.ply").exists()
+
+
+def test_the_help_says_that_photos_must_be_upright() -> None:
+    assert "EXIF" in export_commands.HELP and "mogrify -auto-orient" in export_commands.HELP
+
+
+@pytest.mark.parametrize(("out", "format"), [
+    ("/proc/x.ply", None), ("/proc/x", None), ("taken", "ply"), ("file", None),
+    ("file/a.npz", None),
+])  # fmt: skip
+def test_the_target_is_tried_before_anything_is_loaded(
+    out: str, format: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("taken").mkdir()
+    Path("file").write_bytes(b"")
+    monkeypatch.setattr("spa3r.export.scene.surface_points", lambda _: 1 / 0)
+    chosen = [] if format is None else ["--format", format]
+    arguments = parsed("no such scene", "-o", out, *chosen)
+    for ask in (lambda: arguments.run(arguments), lambda: export_scene(SCENE, out, format=format)):
+        with pytest.raises(ConfigError, match=f"{out}: cannot be written") as caught:
+            ask()
+        assert "\n" not in str(caught.value)
+
+
+def test_a_disk_that_fills_up_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("spa3r.export.scene.write_colmap", full)
+    with pytest.raises(ConfigError, match=r"model: cannot be written \(No space left on device\);"):
+        export_scene(SCENE, tmp_path / "model")
 
 
 def test_the_help_offers_what_the_library_knows() -> None:

@@ -81,13 +81,21 @@ def test_glb_chunks_hold_points_with_y_up_and_linear_colours() -> None:
     points = accessor(tree, blob, by_name["points"]["attributes"]["POSITION"])
     np.testing.assert_array_equal(points, CLOUD.points_N3 * np.array([1, -1, -1], np.float32))
     colours = accessor(tree, blob, by_name["points"]["attributes"]["COLOR_0"])
+    stored = tree["accessors"][by_name["points"]["attributes"]["COLOR_0"]]
+    assert stored["normalized"] is True and stored["componentType"] == 5121  # bytes are 0..1
     srgb = CLOUD.colours_N3 / 255
     linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
     assert np.abs(colours[:, :3] / 255 - linear).max() <= 0.5 / 255 + 1e-9
-    assert by_name["view_001"]["mode"] in (1, 3)
-    lines = accessor(tree, blob, by_name["view_001"]["attributes"]["POSITION"])
+    assert by_name["view_001"]["mode"] == 1  # LINES: two points a segment
+    orange = accessor(tree, blob, by_name["view_001"]["attributes"]["COLOR_0"])
+    assert np.abs(orange / 255 - [0.913, 0.381, 0.017, 1]).max() < 0.004 and len(orange) == 16
+    lines = accessor(tree, blob, by_name["view_001"]["attributes"]["POSITION"]).reshape(8, 2, 3)
     centre = context_camera(SCENE, 1).world_from_camera_44[:3, 3] * (1, -1, -1)
-    assert np.linalg.norm(lines - centre, axis=1).min() < 1e-5
+    np.testing.assert_allclose(lines[:4, 0], np.tile(centre, (4, 1)), atol=1e-5)
+    unit = frusta(SCENE, depth=1.0)[1] * (1, -1, -1) - centre
+    ratio = (lines - centre)[unit != 0] / unit[unit != 0]
+    np.testing.assert_allclose(ratio, ratio[0], rtol=1e-3)  # all edges, at one depth
+    assert 0 < ratio[0] < 1
 
 
 def test_trimesh_reads_the_glb_back(tmp_path: Path) -> None:

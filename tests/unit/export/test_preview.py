@@ -138,6 +138,31 @@ def test_cameras_go_round_the_centre_above_it_and_upright() -> None:
     assert away[0] @ [0, 0, 1] < 0  # behind view 0, which looks along z
 
 
+@pytest.mark.parametrize("case", ["views that cancel", "view 0 looks down"])
+def test_cameras_stay_rigid_where_up_or_level_is_undefined(case: str) -> None:
+    """Upside-down beside upright; then a first view that looks along what the others call up."""
+    camera_from_world = SCENE.camera_from_world_C44.numpy().copy()
+    camera_from_world[:] = np.eye(4)
+    if case == "views that cancel":
+        camera_from_world[1, :3, :3] = np.diag([-1.0, -1.0, 1.0])
+    else:
+        # World = view 0, looking along z, down: view 1's -y is the world's -z, and it outweighs
+        # view 0's own by coming twice, with view 0's -y cancelled by view 2's.
+        tilted = np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])
+        camera_from_world = np.tile(np.eye(4, dtype=np.float32), (3, 1, 1))
+        camera_from_world[1, :3, :3] = tilted
+        camera_from_world[2, :3, :3] = np.diag([-1.0, -1.0, 1.0])
+    scene = box_scene(views=len(camera_from_world), raster_hw=(12, 16))
+    poses_C44 = scene.camera_from_world_C44.new_tensor(camera_from_world.tolist())
+    scene = replace(scene, camera_from_world_C44=poses_C44)
+    up = {"views that cancel": [0, -1, 0], "view 0 looks down": [0, 0, -1]}[case]
+    for camera in orbit_cameras(CLOUD, scene, 4, SIZE):
+        turn = camera.world_from_camera_44[:3, :3]
+        np.testing.assert_allclose(turn.T @ turn, np.eye(3), atol=1e-6)
+        assert np.linalg.det(turn) > 0.999
+        assert abs(turn[:, 0] @ up) < 1e-6 and turn[:, 1] @ up < 0
+
+
 def test_the_turntable_shows_the_room_and_moves(tmp_path: Path) -> None:
     turntable(CLOUD, SCENE, tmp_path / "t.gif", frames=4, size=SIZE)
     with Image.open(tmp_path / "t.gif") as movie:
