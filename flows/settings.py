@@ -12,8 +12,9 @@
 | PREFECT_HOME | Prefect's own files | SPA3R_HOME/prefect |
 
 All else that we read, where it is used: PREFECT_API_URL (flows/demo_run.py, flows/doctor.py),
-RAY_ADDRESS (spa3r/train/cluster.py, flows/doctor.py), HF_HOME (flows/doctor.py) and SPA3R_TEACHER
-(spa3r/hub.py). The libraries read their own besides.
+RAY_ADDRESS (spa3r/train/cluster.py, flows/doctor.py), HF_HOME (flows/doctor.py), SPA3R_TEACHER
+(spa3r/hub.py), and SPA3R_HOME for the library's default registry (spa3r/train/servers.py). The
+libraries read their own besides.
 """
 
 import os

@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 # Looked at for each view that is wanted, so that a bad frame has a good one in its place.
 _CANDIDATES_PER_VIEW: Final = 2
+_NAMED: Final = 5
+"""Frames left out for one reason that a log line names; a long scan may lose hundreds."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,7 +63,7 @@ def read_views(path: str, *, width: int, multiple: int, max_views: int = 8) -> S
         raise SceneError(f"{path}: holds {len(scenes)} scenes ({names} ...); name one of them")
     spec = IngestSpec(width=width, multiple=multiple)
     good: list[_View] = []
-    reasons: set[str] = set()
+    left_out: dict[str, list[str]] = {}
     source = scenes[0]
     photos = list_photos(source.url) if isinstance(source, PhotoSource) else []
     with source.open(labels=False) as scene:
@@ -71,11 +73,13 @@ def read_views(path: str, *, width: int, multiple: int, max_views: int = 8) -> S
             name = base_name(photos[frame.index]) if photos else f"frame-{frame.index:06d}"
             found = frame.reason if isinstance(frame, Damage) else _view(frame, name, spec)
             if isinstance(found, str):
-                reasons.add(found)
+                left_out.setdefault(found, []).append(name)
             else:
                 good.append(found)
     if not good:
-        raise SceneError(f"{path}: no usable frame ({', '.join(sorted(reasons)) or 'empty'})")
+        raise SceneError(f"{path}: no usable frame ({', '.join(sorted(left_out)) or 'empty'})")
+    if left_out:
+        log.warning("%s: %s", path, _told(left_out, len(good)))
     chosen = np.linspace(0, len(good) - 1, min(wanted, len(good))).round().astype(int)
     views = [good[i] for i in chosen]
     return ScanViews(
@@ -83,6 +87,18 @@ def read_views(path: str, *, width: int, multiple: int, max_views: int = 8) -> S
         names=tuple(view.name for view in views),
         source_sizes=tuple(view.source_size for view in views),
     )
+
+
+def _told(left_out: dict[str, list[str]], num_good: int) -> str:
+    """One line: how many frames are left out, and by reason how many and which."""
+    parts = []
+    for reason, names in sorted(left_out.items()):
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        count = f"{len(names)} " if len(names) > 1 else ""
+        why = f"{count}{reason.replace('_', ' ')}"
+        parts.append(f"{', '.join(names[:_NAMED])}{more} ({why})")
+    num_bad = sum(map(len, left_out.values()))
+    return f"left out {num_bad} of {num_bad + num_good}: {'; '.join(parts)}"
 
 
 def _view(frame: Frame, name: str, spec: IngestSpec) -> _View | str:

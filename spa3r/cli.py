@@ -35,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _settings().prepare_environment()
         arguments.run(arguments)
-    except Spa3RError as error:
+    # OSError: a disk that fills up, a file that goes away in between.
+    except (Spa3RError, OSError) as error:
         print(f"spa3r: {redacted(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

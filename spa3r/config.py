@@ -23,6 +23,12 @@ def _require(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
+def _at_least(config: Any, least: int, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        _require(value >= least, f"{name} must be at least {least}, got {value}")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IngestSpec:
     """How one scan becomes one shard."""
@@ -79,6 +85,7 @@ class ClipSpec:
         _require(bool(self.view_counts), "view_counts must not be empty")
         for ratio in self.stages:
             _require(0 < ratio < 1, f"a mask ratio must lie in (0, 1), got {ratio}")
+        _require(len(self.gap) == 2, f"gap must be two numbers, got {self.gap}")
         _require(1 <= self.gap[0] <= self.gap[1], f"gap {self.gap} is not an increasing pair >= 1")
         _require(
             self.clips_per_scene >= len(self.stages),
@@ -137,7 +144,7 @@ class TeacherSpec:
     """Of the fixed random projections of `rgbd` and `labels`."""
 
     def __post_init__(self) -> None:
-        _require(self.patch_size > 0, "patch_size must be positive")
+        _at_least(self, 1, "patch_size", "width", "semantic_width", "linguistic_width")
         _require(
             not (self.geometric == "rgbd" and self.cameras == "teacher"),
             "the rgbd teacher predicts no cameras: set cameras='dataset'",
@@ -187,6 +194,11 @@ class ModelConfig:
     as buffers (not in the paper; see docs/models.md)."""
 
     def __post_init__(self) -> None:
+        _at_least(self, 1, "geo_width", "sem_width", "lang_width", "width", "num_heads")
+        _at_least(self, 1, "num_latents", "encoder_layers", "decoder_layers")
+        _at_least(self, 1, "mlp_ratio", "patch_size")
+        _at_least(self, 0, "num_registers")
+        _require(self.rope_base > 0, f"rope_base must be positive, got {self.rope_base}")
         _require(
             self.width % self.num_heads == 0,
             f"width {self.width} is not divisible by {self.num_heads} heads",
@@ -197,7 +209,6 @@ class ModelConfig:
             self.geometric or self.semantic or self.linguistic,
             "no target: set geometric, semantic or linguistic",
         )
-        _require(self.num_latents >= 1, "num_latents must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -231,7 +242,15 @@ class TrainConfig:
     log_every: int = 50
 
     def __post_init__(self) -> None:
-        _require(self.steps >= 1, "steps must be at least 1")
+        _at_least(self, 1, "steps", "log_every")
+        for name in ("lr", "clip_norm"):
+            value = getattr(self, name)
+            _require(value > 0, f"{name} must be positive, got {value}")
+        _at_least(self, 0, "weight_decay")
+        _require(
+            len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas),
+            f"betas must be two numbers in [0, 1), got {self.betas}",
+        )
         _require(0 <= self.warmup_steps < self.steps, "warmup_steps must lie in 0..steps-1")
         _require(0 <= self.min_lr <= self.lr, "min_lr must lie in 0..lr")
         _require(self.views_per_batch >= 2 and self.accumulate >= 1, "empty batches")
@@ -340,7 +359,14 @@ def _convert(cls: type, key: str, hint: Any, value: Any) -> Any:
         return value
     if origin is tuple:
         _require(isinstance(value, list | tuple), f"{where} must be a list, got {value!r}")
-        return tuple(value)
+        inside = typing.get_args(hint)
+        if len(inside) == 2 and inside[1] is Ellipsis:
+            inside = (inside[0],) * len(value)
+        _require(
+            len(value) == len(inside), f"{where} must have {len(inside)} entries, got {value!r}"
+        )
+        pairs = enumerate(zip(inside, value, strict=True))
+        return tuple(_convert(cls, f"{key}[{i}]", kind, one) for i, (kind, one) in pairs)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     matches = isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool)

@@ -46,7 +46,10 @@ def encode_scenes(
     for i, scene in enumerate(scenes):
         if store is not None and (hit := store.get(scene)) is not None:
             found[i] = hit
-    for batch in batches([i for i in range(len(scenes)) if i not in found], scenes):
+    missing = [i for i in range(len(scenes)) if i not in found]
+    if store is not None and missing:
+        store.check_writable()
+    for batch in batches(missing, scenes):
         made = _encode_batch(encoder, [scenes[i] for i in batch], surface_points)
         for i, scene in zip(batch, made, strict=True):
             found[i] = scene

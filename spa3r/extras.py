@@ -7,12 +7,18 @@ from spa3r.errors import ConfigError
 
 
 @contextmanager
-def needed_for(what: str, extra: str) -> Iterator[None]:
-    """Around an import. Raises ConfigError naming the extra of pyproject.toml that has it."""
+def needed_for(what: str, extra: str, *, instead: str = "") -> Iterator[None]:
+    """Around an import. Raises ConfigError naming the extra of pyproject.toml that has it.
+
+    Args:
+        instead: what else one may do, e.g. "give a folder".
+    """
     try:
         yield
     except ImportError as error:
+        missing = error.name or str(error).partition("\n")[0]
+        other = f"{instead}, or " if instead else ""
         raise ConfigError(
-            f"{what} needs {error.name}, which is not installed: pip install"
+            f"{what} needs {missing}, which is not installed: {other}pip install"
             f" 'spa3r-platform[{extra}]'"
         ) from error

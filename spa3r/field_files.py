@@ -49,11 +49,26 @@ def read_cameras(path: str | Path) -> list[Camera]:
     cameras = []
     for place, (pose, K_33, size) in enumerate(given):
         try:
-            size = None if size is None else (int(size[0]), int(size[1]))
             cameras.append(Camera.from_pose(pose, K_33, convention=convention, size=size))
-        except (ValueError, TypeError, LookupError) as error:  # ConfigError is a ValueError
+        except (ConfigError, TypeError) as error:  # the latter: a convention that is no text
             raise ConfigError(f"{path}: camera {place}: {error}") from error
     return cameras
+
+
+def output_files(out: str | Path) -> tuple[str, ...]:
+    """The files that an answer is written to: always an NPZ, and the picture that `out` names.
+
+    Args:
+        out: ends in .npz, in one of PICTURES, or in nothing, which stands for .npz.
+
+    Raises:
+        ConfigError: another ending.
+    """
+    suffix = Path(str(out)).suffix
+    if suffix.lower() not in ("", ".npz", *PICTURES):
+        raise ConfigError(f"{out}: unknown ending; end the name in .npz, {', '.join(PICTURES)}")
+    arrays = f"{str(out).removesuffix(suffix)}.npz"
+    return (arrays, str(out)) if suffix.lower() in PICTURES else (arrays,)
 
 
 def check_picture_path(path: str | Path, num_cameras: int) -> None:

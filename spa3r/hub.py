@@ -28,6 +28,7 @@ from spa3r.device import Dtype, checked_device, chosen_precision
 from spa3r.encode import SURFACE_POINTS, encode_scenes
 from spa3r.encoder_card import CONFIG_FILE, EncoderCard
 from spa3r.errors import ConfigError, ImageError, TeacherError, WeightsError
+from spa3r.extras import needed_for
 from spa3r.field_view import FieldView
 from spa3r.given_images import GivenImages
 from spa3r.latent import SceneLatent
@@ -90,20 +91,22 @@ class Spa3REncoder:
 
         Args:
             where: a folder or fsspec URL that `save_pretrained` wrote; a Hugging Face id, from its
-                cache where it is there; or "models:/spa3r-encoder@candidate" (MLflow's own
-                MLFLOW_TRACKING_URI applies).
+                cache where it is there; or "models:/spa3r-encoder@candidate", from the registry
+                that MLFLOW_TRACKING_URI or mlflow.set_tracking_uri names, else from that of
+                SPA3R_HOME (./spa3r-home).
             teacher: where the teacher's weights are; else SPA3R_TEACHER, else the recorded place.
             dtype: of the matrix products of teacher and student: "float32", "bfloat16", or "auto",
                 bfloat16 on a GPU that has it, else float32.
 
         Raises:
             WeightsError: not an encoder, or tensors that do not fit it (all are named).
-            TeacherError: nothing is there. ServiceError: the registry does not answer.
-            ConfigError: a device or dtype that is unknown or not there.
+            TeacherError: nothing is there. ServiceError: no registry, or it does not answer.
+            ConfigError: a device or dtype that is unknown or not there; MLflow is not installed.
         """
         place = str(where)
         if place.startswith("models:/"):
-            from spa3r.train.tracking import resolve
+            with needed_for(place, "platform", instead="give a folder or a Hugging Face id"):
+                from spa3r.train.tracking import resolve
 
             place = str(resolve(place))
         values = load_json(place, CONFIG_FILE)
@@ -199,7 +202,7 @@ class Spa3REncoder:
             f"argument teacher={self._teacher_argument!r},"
             f" {TEACHER_VARIABLE}={variable!r}, recorded place {recorded['uri']!r}"
         )
-        uri = self._teacher_argument or variable or recorded["uri"]
+        uri = self._teacher_argument or variable or self._recorded_place(recorded["uri"])
         spec = replace(self.card.teacher, geometric_uri=uri)
         try:
             teacher = build_geometric(spec, device=self.device, precision=self.precision)
@@ -215,6 +218,15 @@ class Spa3REncoder:
                 f" {places}"
             )
         return teacher
+
+    def _recorded_place(self, uri: str) -> str:
+        """A place that a conversion recorded as a path from this encoder's folder, if it is there;
+        any other as it is."""
+        if uri.startswith(("./", "../")) and storage.exists(self.where):
+            beside = storage.join(self.where, uri)
+            if storage.exists(beside):
+                return beside
+        return uri
 
     # --- use --------------------------------------------------------------------------------------
 
@@ -237,9 +249,9 @@ class Spa3REncoder:
                 bring them to one working size. EXIF orientation is honoured.
             depth: (V, h, w) uint16 millimetres or float metres, 0 = no measurement.
             K: (V, 3, 3), pixels of the images.
-            world_from_camera: (V, 4, 4), metres, OpenCV axes. A VGGT-taught encoder predicts
-                cameras and depth; it looks at none of the three but the poses, for the metric scale
-                (a teacher with cameras="dataset" apart).
+            world_from_camera: (V, 4, 4) or (V, 3, 4), metres, OpenCV axes. A VGGT-taught encoder
+                predicts cameras and depth; it looks at none of the three but the poses, for the
+                metric scale (a teacher with cameras="dataset" apart).
             surface_points: points of the teacher's depth that the scene keeps at most; 0: none,
                 and a VGGT's depth head is not run.
             cache: folder or URL. A scene of the same pixels, depth, cameras and encoder is read
@@ -247,7 +259,8 @@ class Spa3REncoder:
 
         Raises:
             ImageError: no images, one that does not decode, or values of the wrong kind.
-            ConfigError: cameras that are none, or an impossible number of surface points.
+            ConfigError: cameras that are none, an impossible number of surface points, or a cache
+                that cannot be written.
             TeacherError: the teacher is missing, another one, or needs depth and cameras.
         """
         views = self._prepare(

@@ -319,9 +319,9 @@ def _read_header(image: EncodedImage) -> _Header:
     if image.size is not None and size != image.size:
         raise ImageError(f"image header says {_by(size)}, the scan declares {_by(image.size)}")
     orientation = _exif_orientation(exif) if image.oriented else 1
-    upright = size if orientation < 5 else size[::-1]
+    width, height = size if orientation < 5 else size[::-1]
     # Phones write JPEG with a second picture inside, which Pillow calls MPO.
-    return _Header(*upright, orientation, is_jpeg=codec in ("JPEG", "MPO"))
+    return _Header(width, height, orientation, is_jpeg=codec in ("JPEG", "MPO"))
 
 
 def _exif_orientation(data: bytes) -> int:

@@ -60,6 +60,10 @@ class LatentCache:
             return None
         return replace(scene, names=views.names, source_sizes=views.source_sizes)
 
+    def check_writable(self) -> None:
+        """Asked before anything is encoded. Raises ConfigError where no entry can be written."""
+        storage.check_writable(self._folder, folder=True)
+
     def put(self, views: SceneViews, scene: SceneLatent) -> None:
         """Writes the entry, atomically."""
         scene.save(self._place(views))

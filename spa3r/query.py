@@ -6,7 +6,7 @@ camera, D width, h w patch rows and columns.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
@@ -40,11 +40,11 @@ def query(
         camera: index of a context view; or a Camera in the scene's world and unit of length (a
             pose in metres: `camera.from_metres(scene.metres_per_unit)`); or a sequence of Cameras.
             K of a camera with a `size` is brought to the working image by the same resize and
-            centre crop as the images were.
+            centre crop as the images were; without one it belongs to the working image.
 
     Raises:
-        ConfigError: no such view, not a camera, or a size that does not lead to the scene's
-            working image.
+        ConfigError: no such view, not a camera, a size that does not lead to the scene's
+            working image, or no size and K of another image.
         WeightsError: the scene was made by another encoder.
     """
     return query_many(encoder, [scene], [camera])[0]
@@ -126,12 +126,11 @@ def _cameras(
     encoder: "Spa3REncoder", scene: "SceneLatent", camera: int | Camera | Cameras
 ) -> list[Camera]:
     """The asked cameras with K and size of the scene's working image."""
-    if isinstance(camera, int | np.integer):
-        asked: Cameras = [context_camera(scene, int(camera))]
+    asked: Any = camera
+    if isinstance(camera, int | np.integer) and not isinstance(camera, bool):
+        asked = [context_camera(scene, int(camera))]
     elif isinstance(camera, Camera):
         asked = [camera]
-    else:
-        asked = camera
     if not isinstance(asked, Sequence) or not all(isinstance(one, Camera) for one in asked):
         raise ConfigError(
             f"ask with the index of a context view, a Camera (Camera.from_pose) or a sequence of"
@@ -143,7 +142,8 @@ def _cameras(
 
 
 def _to_working_image(encoder: "Spa3REncoder", scene: "SceneLatent", camera: Camera) -> Camera:
-    if camera.size is None or tuple(camera.size) == scene.image_size:
+    if camera.size is None or camera.size == scene.image_size:
+        # Refuses K of another image: a photo's, whose principal point lies outside this one.
         return replace(camera, size=scene.image_size)
     size = fit_size(camera.size, encoder.card.image_width, encoder.card.image_multiple)
     if (size.width, size.height) != scene.image_size:

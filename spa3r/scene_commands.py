@@ -3,7 +3,6 @@
 import argparse
 import logging
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -40,7 +39,8 @@ features and depth side by side where OUT ends in .png (one camera), .gif or .mp
   --trajectory NAME       orbit or dolly from view 0, or interpolate through all views
   --cameras FILE          {"convention": "opencv" | "opengl" | "colmap", "cameras":
                           [{"pose": 4 x 4, "K": 3 x 3, "size": [width, height]}, ...]}
-                          in the scene's world (view 0's camera) and unit of length
+                          in the scene's world and unit of length; K in pixels of an
+                          image of that size, without size of the working image
 
 examples:
   spa3r query kitchen.safetensors -o view.png --view 2
@@ -111,9 +111,13 @@ def load_encoder(
 
     if where.startswith("models:/"):
         from flows.settings import Settings
-        from spa3r.train.tracking import connect
+        from spa3r.extras import needed_for
+        from spa3r.train.servers import existing_store
 
-        connect(Settings.from_environment().mlflow_uri)
+        cure = "give --encoder FOLDER or a Hugging Face id"
+        with needed_for(where, "platform", instead=cure):
+            from spa3r.train.tracking import connect
+        connect(existing_store(Settings.from_environment().mlflow_uri))
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return Spa3REncoder.from_pretrained(where, teacher=teacher, device=device, dtype=dtype)  # type: ignore[arg-type]
 
@@ -124,8 +128,10 @@ def load_encoder(
 def _encode(arguments: Any) -> None:
     from dataclasses import replace
 
+    from spa3r import storage
     from spa3r.encode import SURFACE_POINTS
 
+    storage.check_writable(arguments.out)
     encoder = load_encoder(
         arguments.encoder, teacher=arguments.teacher, device=arguments.device,
         dtype=arguments.dtype,
@@ -171,9 +177,13 @@ def _announce(encoder: "Spa3REncoder", num_views: int) -> None:
 
 
 def _query(arguments: Any) -> None:
-    from spa3r.field_files import PICTURES, check_picture_path, write_field, write_picture
+    from spa3r import storage
+    from spa3r.field_files import check_picture_path, output_files, write_field, write_picture
     from spa3r.latent import SceneLatent
 
+    arrays, *pictures = written = output_files(arguments.out)
+    for path in written:
+        storage.check_writable(path)
     scene = SceneLatent.load(arguments.scene)
     scene = scene.attach(
         load_encoder(arguments.encoder, device=arguments.device, dtype=arguments.dtype)
@@ -182,13 +192,9 @@ def _query(arguments: Any) -> None:
     check_picture_path(arguments.out, len(cameras))
     log.info("asking the field at %d cameras", len(cameras))
     views = scene.query(cameras)
-    suffix = Path(arguments.out).suffix
-    known = suffix.lower() in (*PICTURES, ".npz")
-    written = [f"{arguments.out.removesuffix(suffix) if known else arguments.out}.npz"]
-    write_field(views, written[0])
-    if suffix.lower() in PICTURES:
-        write_picture(views, arguments.out)
-        written.append(arguments.out)
+    write_field(views, arrays)
+    for picture in pictures:
+        write_picture(views, picture)
     print(f"{', '.join(written)}: {', '.join(views.kinds)} and depth at {len(cameras)} cameras of"
           f" {views.grid_hw[0]} x {views.grid_hw[1]} patches")  # fmt: skip
 

@@ -8,16 +8,16 @@ import hashlib
 import json
 import os
 import re
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
-import fsspec
 from fsspec.core import url_to_fs
 
-from spa3r.errors import ShardError
+from spa3r.errors import ConfigError, ShardError
 
 # From the user's name to the last @ of a word: a password may hold "/" or "@" by mistake.
 _LOGIN = re.compile(r"(://[^\s:/@]*:)\S*@")
@@ -34,26 +34,38 @@ def join(base: str | Path, *parts: str) -> str:
     return "/".join([str(base).rstrip("/"), *(p.strip("/") for p in parts)])
 
 
+def _filesystem(url: str | Path) -> tuple[Any, str]:
+    """Where a URL leads, and its path there.
+
+    Raises:
+        ConfigError: an unknown protocol, or one whose package is not installed.
+    """
+    try:
+        return url_to_fs(str(url))
+    except (ValueError, ImportError) as error:
+        raise ConfigError(f"{url}: {error}; name a path or another URL") from error
+
+
 def is_local(url: str | Path) -> bool:
     """Whether a path or URL names a local file."""
-    return url_to_fs(str(url))[0].protocol in ("file", ("file", "local"))
+    return _filesystem(url)[0].protocol in ("file", ("file", "local"))
 
 
 def exists(url: str | Path) -> bool:
     """Whether a file or folder is there."""
-    fs, path = url_to_fs(str(url))
+    fs, path = _filesystem(url)
     return bool(fs.exists(path))
 
 
 def size(url: str | Path) -> int:
     """Bytes of a file. Raises FileNotFoundError."""
-    fs, path = url_to_fs(str(url))
+    fs, path = _filesystem(url)
     return int(fs.size(path))
 
 
 def list_files(url: str | Path, suffix: str = "") -> list[str]:
     """Sorted URLs of the files directly in a folder whose names end in suffix; [] if absent."""
-    fs, path = url_to_fs(str(url))
+    fs, path = _filesystem(url)
     if not fs.isdir(path):
         return []
     names = (Path(p).name for p in fs.ls(path, detail=False))
@@ -63,7 +75,8 @@ def list_files(url: str | Path, suffix: str = "") -> list[str]:
 @contextmanager
 def open_read(url: str | Path) -> Iterator[IO[bytes]]:
     """Binary reader; random access works on local files and on object stores."""
-    with fsspec.open(str(url), "rb") as f:
+    fs, path = _filesystem(url)
+    with fs.open(path, "rb") as f:
         yield cast(IO[bytes], f)
 
 
@@ -76,7 +89,7 @@ def read_bytes(url: str | Path) -> bytes:
 @contextmanager
 def atomic_write(url: str | Path) -> Iterator[IO[bytes]]:
     """Binary writer whose file appears under its name only if the block ends without an error."""
-    fs, path = url_to_fs(str(url))
+    fs, path = _filesystem(url)
     if not is_local(url):
         with fs.transaction, fs.open(path, "wb") as f:
             yield cast(IO[bytes], f)
@@ -95,9 +108,47 @@ def atomic_write(url: str | Path) -> Iterator[IO[bytes]]:
 
 
 def write_bytes(url: str | Path, data: bytes) -> None:
-    """Writes a file atomically."""
-    with atomic_write(url) as f:
+    """Writes a file atomically. Raises ConfigError where it cannot be written."""
+    with named_write_errors(url), atomic_write(url) as f:
         f.write(data)
+
+
+@contextmanager
+def named_write_errors(url: str | Path) -> Iterator[None]:
+    """Around writing. Raises ConfigError, one line that names the target, for any OSError."""
+    try:
+        yield
+    except OSError as error:
+        raise _unwritable(url, error.strerror or str(error)) from error
+
+
+def check_writable(url: str | Path, *, folder: bool = False) -> None:
+    """Asked before expensive work: whether a file (or a folder of files) can be written there.
+
+    Tries it on local disks, leaving nothing behind; of other file systems only whether they are
+    known, because asking them may cost as much as writing.
+
+    Raises:
+        ConfigError: it cannot: no permission, a folder in a file's place or the other way round.
+    """
+    path = Path(_filesystem(url)[1])
+    if not is_local(url):
+        return
+    place = path if folder else path.parent
+    with named_write_errors(url):
+        if not folder and path.is_dir():
+            raise IsADirectoryError("it is a folder: name a file in it")
+        while not place.exists() and place != place.parent:
+            place = place.parent
+        if not place.is_dir():
+            raise NotADirectoryError(f"{place} is a file, not a folder")
+        tempfile.NamedTemporaryFile(dir=place, prefix=".spa3r-", suffix=".tmp").close()
+
+
+def _unwritable(url: str | Path, why: str) -> ConfigError:
+    return ConfigError(
+        f"{url}: cannot be written ({why}); name another place, or free space or permissions there"
+    )
 
 
 def write_json(url: str | Path, value: Any) -> None:

@@ -6,7 +6,7 @@ working image. Legend: C context views, N points.
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import cv2
 import numpy as np
@@ -46,12 +46,10 @@ def orbit(
         ConfigError: no such view, or an argument out of range.
     """
     _check_count(num_views)
-    if not math.isfinite(degrees):
-        raise ConfigError(f"an orbit's degrees must be finite, got {degrees}")
+    if not _is_finite(degrees):
+        raise ConfigError(f"an orbit's degrees must be a finite number, got {degrees!r}")
     start = context_camera(scene, view)
-    centre_3 = find_focus(scene, view) if focus is None else np.asarray(focus, np.float64)
-    if centre_3.shape != (3,) or not np.isfinite(centre_3).all():
-        raise ConfigError(f"a focus is a finite point (3,) of the world, got {focus}")
+    centre_3 = find_focus(scene, view) if focus is None else _point(focus)
     up_3 = up_direction(context_cameras(scene))
     closed = degrees != 0 and degrees % 360 == 0
     angles = np.radians(np.linspace(0, degrees, num_views, endpoint=not closed))
@@ -72,8 +70,10 @@ def dolly(
         ConfigError: no such view, or an argument out of range.
     """
     _check_count(num_views)
-    if not -math.inf < travel <= 1:
-        raise ConfigError(f"a dolly's travel is a share of the way to the focus <= 1, not {travel}")
+    if not _is_finite(travel) or travel > 1:
+        raise ConfigError(
+            f"a dolly's travel is a share of the way to the focus <= 1, not {travel!r}"
+        )
     start = context_camera(scene, view)
     centre_3, forward_3 = start.world_from_camera_44[:3, 3], start.world_from_camera_44[:3, 2]
     distance = float((find_focus(scene, view) - centre_3) @ forward_3)
@@ -143,8 +143,26 @@ def find_focus(scene: "SceneLatent", view: int = 0) -> np.ndarray:
 
 
 def _check_count(num_views: int) -> None:
-    if num_views < 1:
-        raise ConfigError(f"a trajectory needs at least one camera, got num_views={num_views}")
+    if not isinstance(num_views, int | np.integer) or num_views < 1:
+        raise ConfigError(
+            f"a trajectory needs a whole number of cameras, at least one camera, got"
+            f" num_views={num_views!r}"
+        )
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float | np.integer | np.floating) and bool(np.isfinite(value))
+
+
+def _point(focus: Any) -> np.ndarray:
+    """A point (3,), float64. Raises ConfigError for anything else."""
+    try:
+        point_3 = np.asarray(focus, np.float64)
+    except (ValueError, TypeError):
+        point_3 = np.zeros(0)
+    if point_3.shape != (3,) or not np.isfinite(point_3).all():
+        raise ConfigError(f"a focus is a finite point (3,) of the world, got {focus!r}")
+    return point_3
 
 
 def _moved(camera: Camera, world_from_world_44: np.ndarray) -> Camera:

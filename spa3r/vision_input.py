@@ -58,7 +58,7 @@ def prepare_scene(
         depth: (V, h, w) z-depth, uint16 millimetres or floating-point metres, 0 = no measurement;
             it may have its own resolution but covers the same field of view.
         K: (V, 3, 3), pixels of the images as given, upright.
-        world_from_camera: (V, 4, 4) poses, metres, OpenCV axes, any world frame.
+        world_from_camera: (V, 4, 4) or (V, 3, 4) poses, metres, OpenCV axes, any world frame.
         width: working width in pixels; both sides are cropped to a multiple of `multiple`.
 
     Raises:
@@ -121,14 +121,23 @@ def _depth(depth: Any, sizes: Sequence[WorkingSize]) -> np.ndarray:
 def _intrinsics(K: Any, sizes: Sequence[WorkingSize]) -> np.ndarray:
     """(V, 3, 3) float64 of the working images."""
     K_V33 = _array(K, "K", (len(sizes), 3, 3), np.floating, np.integer)
-    checked = [_of_view(v, "K", lambda v=v: check_intrinsics(K_V33[v])) for v in range(len(K_V33))]
+    given = [(size.source_width, size.source_height) for size in sizes]
+    checked = [
+        _of_view(v, "K", lambda v=v: check_intrinsics(K_V33[v], given[v]))
+        for v in range(len(K_V33))
+    ]
     return np.stack([scale_K(K_33, size) for K_33, size in zip(checked, sizes, strict=True)])
 
 
 def _poses(world_from_camera: Any, sizes: Sequence[WorkingSize]) -> np.ndarray:
     """(V, 4, 4) float64."""
-    shape = (len(sizes), 4, 4)
-    pose_V44 = _array(world_from_camera, "world_from_camera", shape, np.floating, np.integer)
+    name, shape = "world_from_camera", (len(sizes), None, 4)
+    given = _array(world_from_camera, name, shape, np.floating, np.integer)
+    rows = given.shape[1]
+    if rows not in (3, 4):
+        raise ImageError(f"{name} must be poses of 4 x 4 or 3 x 4, got {given.shape}")
+    pose_V44 = np.tile(np.eye(4), (len(sizes), 1, 1))
+    pose_V44[:, :rows] = given
     for view, pose_44 in enumerate(pose_V44):
         if not is_rigid(pose_44):
             raise ConfigError(
@@ -136,7 +145,7 @@ def _poses(world_from_camera: Any, sizes: Sequence[WorkingSize]) -> np.ndarray:
                 " poses are camera-to-world, in metres, OpenCV axes (x right, y down, z forward):"
                 " leave the view out or correct its pose"
             )
-    return pose_V44.astype(np.float64)
+    return pose_V44
 
 
 def _of_view(view: int, name: str, check: Callable[[], np.ndarray]) -> np.ndarray:

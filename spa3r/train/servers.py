@@ -2,8 +2,10 @@
 
 import base64
 import http.client
+import os
 import socket
 import urllib.request
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from spa3r.errors import ConfigError, ServiceError
@@ -12,6 +14,7 @@ from spa3r.storage import redacted
 TIMEOUT_SECONDS = 5
 _HTTP = ("http://", "https://")
 _POSTGRES = "postgresql+psycopg2://"
+_SQLITE = "sqlite:///"
 # http.client has a family of its own: a malformed port or an answer that is not HTTP.
 NO_ANSWER = (OSError, ValueError, http.client.HTTPException)
 
@@ -24,11 +27,33 @@ def mlflow_store(uri: str) -> str:
     """
     if uri.startswith("postgresql://"):
         uri = _POSTGRES + uri.removeprefix("postgresql://")
-    if not uri.startswith(("sqlite:///", _POSTGRES, *_HTTP)):
+    if not uri.startswith((_SQLITE, _POSTGRES, *_HTTP)):
         raise ConfigError(
             f"MLFLOW_TRACKING_URI={redacted(uri)!r}: write sqlite:////abs/path/mlflow.db,"
             " postgresql://USER@HOST:5432/NAME or http://HOST:5000, or unset MLFLOW_TRACKING_URI"
         )
+    return uri
+
+
+def existing_store(uri: str | None) -> str:
+    """The store to read from; MLflow itself would create the file of one that is missing.
+
+    Args:
+        uri: what the process was told; None: nothing, which means the database in SPA3R_HOME.
+
+    Raises:
+        ServiceError: there is no such file.
+    """
+    if uri is None:  # the same default as flows/settings.py
+        home = Path(os.environ.get("SPA3R_HOME", "spa3r-home")).expanduser().resolve()
+        uri = f"{_SQLITE}{home}/mlflow.db"
+    if uri.startswith(_SQLITE):
+        path = uri.removeprefix(_SQLITE).partition("?")[0]
+        if not Path(path).is_file():
+            raise ServiceError(
+                f"no registry at {path}: set MLFLOW_TRACKING_URI, or run where spa3r-home is"
+                " (SPA3R_HOME)"
+            )
     return uri
 
 

@@ -29,7 +29,7 @@ from spa3r import storage
 from spa3r.config import Recipe, config_hash, to_dict
 from spa3r.errors import ServiceError, WeightsError
 from spa3r.train.provenance import code_version, encoder_hash, provenance_tags
-from spa3r.train.servers import mlflow_is_away, mlflow_store, require_mlflow
+from spa3r.train.servers import existing_store, mlflow_is_away, mlflow_store, require_mlflow
 from spa3r.train.units import unit_of
 
 logger = logging.getLogger(__name__)
@@ -328,13 +328,17 @@ def run_artifact(client: MlflowClient, run_id: str, path: str) -> Path | None:
 def resolve(uri: str) -> Path:
     """Local encoder folder of "models:/<name>@<alias>" or "models:/<name>/<version>".
 
-    Uses the process's tracking server (`connect`, or MLFLOW_TRACKING_URI).
+    Uses the process's tracking server (`connect`, mlflow.set_tracking_uri, MLFLOW_TRACKING_URI);
+    where it has none, connects it to the database in SPA3R_HOME. Creates no store.
 
     Raises:
-        WeightsError: no such version. ServiceError: the server does not answer.
+        WeightsError: no such version. ServiceError: no store is there, or it does not answer.
     """
-    server = mlflow.get_tracking_uri()
-    require_mlflow(server)
+    server = existing_store(mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None)
+    if mlflow.is_tracking_uri_set():
+        require_mlflow(server)
+    else:
+        connect(server)
     try:
         folder = mlflow.artifacts.download_artifacts(artifact_uri=uri)
     except MlflowException as error:

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -13,6 +14,7 @@ import pytest
 
 from spa3r.errors import ConfigError, ServiceError, WeightsError
 from spa3r.hub import Spa3REncoder
+from spa3r.scene_commands import load_encoder
 from spa3r.train import tracking
 from spa3r.train.pretrain import pretrain
 from tests.box_rooms import BoxRooms, box_recipe
@@ -129,6 +131,46 @@ def test_from_pretrained_takes_a_registry_uri(uri: str, encoder: Path):
     assert loaded.hash == Spa3REncoder.from_pretrained(encoder).hash
     with pytest.raises(WeightsError, match="not in the registry"):
         Spa3REncoder.from_pretrained("models:/spa3r-encoder@nobody")
+
+
+@pytest.fixture
+def untold(uri: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A process that nobody told of a registry."""
+    from mlflow.tracking._model_registry import utils as registry
+    from mlflow.tracking._tracking_service import utils as service
+
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "SPA3R_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(service, "_tracking_uri", None)
+    monkeypatch.setattr(registry, "_registry_uri", None)
+    yield
+    monkeypatch.undo()
+    tracking.connect(uri)
+
+
+NAME = "models:/spa3r-encoder@candidate"
+
+
+@pytest.mark.parametrize("load", [Spa3REncoder.from_pretrained, load_encoder])
+def test_a_registry_that_nobody_named_is_the_one_at_home(
+    load: Callable[[str], Spa3REncoder], untold: None, home: Path, encoder: Path, tmp_path: Path
+):  # fmt: skip
+    (tmp_path / "spa3r-home").symlink_to(home / "store")
+    assert load(NAME).hash == Spa3REncoder.from_pretrained(encoder).hash
+    assert [path.name for path in tmp_path.iterdir()] == ["spa3r-home"]
+
+
+@pytest.mark.parametrize("load", [Spa3REncoder.from_pretrained, load_encoder])
+def test_looking_for_a_registry_creates_none(
+    load: Callable[[str], Spa3REncoder], untold: None, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):  # fmt: skip
+    with pytest.raises(ServiceError, match=r"no registry at .*/spa3r-home/mlflow\.db: set MLFLOW"):
+        load(NAME)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/none.db")
+    with pytest.raises(ServiceError, match=r"no registry at .*/none\.db: set MLFLOW"):
+        load(NAME)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_pickle_is_registered(home: Path, encoder: Path):

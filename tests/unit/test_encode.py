@@ -39,7 +39,7 @@ def encoder(request: pytest.FixtureRequest, photographer: Spa3REncoder) -> Spa3R
     return SENSOR if request.param == "rgbd" else photographer
 
 
-def views_for(encoder: Spa3REncoder, **size: int) -> dict[str, np.ndarray]:
+def views_for(encoder: Spa3REncoder, **size: int) -> dict[str, Any]:
     """Arguments of `encode`: everything for rgbd, images alone for VGGT. No two views are alike."""
     arrays = scan_arrays(**size)
     for view, rotation in enumerate(arrays["world_from_camera"][:, :3, :3]):
@@ -49,7 +49,7 @@ def views_for(encoder: Spa3REncoder, **size: int) -> dict[str, np.ndarray]:
     return arrays if encoder is SENSOR else {"images": arrays["images"]}
 
 
-def mirrored(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def mirrored(arrays: dict[str, Any]) -> dict[str, Any]:
     """Other views of the same size."""
     return arrays | {"images": np.ascontiguousarray(arrays["images"][:, :, ::-1])}
 
@@ -92,6 +92,41 @@ def test_a_batch_of_scenes_is_its_scenes_one_by_one(encoder: Spa3REncoder):
         )
         assert torch.equal(scene.surface.rgb_Chw3, alone.surface.rgb_Chw3)
         assert (scene.grid_hw, scene.source_sizes) == (alone.grid_hw, alone.source_sizes)
+
+
+def test_scale_and_confidence_are_each_scenes_own():
+    """Of two scenes in one batch that differ in both, in either order."""
+    near = views_for(SENSOR)
+    far = mirrored(near) | {"depth": 2 * near["depth"]}
+    far["depth"][:, :60] = 0  # a sensor is sure where it measured
+    alone = [SENSOR.encode(**arrays) for arrays in (near, far)]
+    surfaces = [scene.surface for scene in alone if scene.surface is not None]
+    assert not torch.equal(surfaces[0].confidence_Chw, surfaces[1].confidence_Chw)
+    assert alone[1].metres_per_unit > 1.5 * alone[0].metres_per_unit
+    for order in ([0, 1], [1, 0]):
+        together = SENSOR.encode_many([(near, far)[i] for i in order])
+        for i, scene in zip(order, together, strict=True):
+            assert scene.surface is not None
+            assert scene.metres_per_unit == pytest.approx(alone[i].metres_per_unit, rel=1e-6)
+            assert torch.equal(scene.surface.confidence_Chw, surfaces[i].confidence_Chw)
+
+
+@pytest.mark.parametrize("stored", ["float16", "bfloat16"])
+def test_the_student_reads_tokens_of_the_dtype_it_learnt_from(
+    stored: Any, monkeypatch: pytest.MonkeyPatch
+):
+    card = replace(SENSOR.card, teacher=replace(SENSOR.card.teacher, dtype=stored))
+    encoder = Spa3REncoder(SENSOR.model, card)
+    given: list[torch.Tensor] = []
+    encode = encoder.model.encode
+
+    def spy(context_BCND: torch.Tensor, grid_hw: tuple[int, int]) -> torch.Tensor:
+        given.append(context_BCND)
+        return encode(context_BCND, grid_hw)
+
+    monkeypatch.setattr(encoder.model, "encode", spy)
+    encoder.encode(**views_for(SENSOR))
+    assert [tokens.dtype for tokens in given] == [getattr(torch, stored)]
 
 
 def test_views_but_the_first_are_a_set(encoder: Spa3REncoder):
@@ -204,6 +239,19 @@ def test_another_number_of_views_warns_once(
             encoder.encode(images[:count])
     (record,) = caplog.records
     assert "5 context views, but this encoder was trained with 2 to 4" in record.getMessage()
+
+
+@pytest.mark.parametrize(("count", "warns"), [(1, True), (2, False), (4, False), (5, True)])
+def test_both_bounds_of_the_trained_number_of_views(
+    count: int, warns: bool, caplog: pytest.LogCaptureFixture
+):
+    encoder = Spa3REncoder(SENSOR.model, SENSOR.card)
+    arrays = views_for(SENSOR, views=count)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            encoder.encode_many([arrays, arrays], surface_points=0)
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == warns and all(f"{count} context views" in line for line in said)
 
 
 def test_a_checkpoint_without_settings_counts_as_trained_as_released():

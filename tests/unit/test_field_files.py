@@ -11,7 +11,13 @@ from PIL import Image
 
 from spa3r.camera import Camera, context_cameras
 from spa3r.errors import ConfigError
-from spa3r.field_files import check_picture_path, read_cameras, write_field, write_picture
+from spa3r.field_files import (
+    check_picture_path,
+    output_files,
+    read_cameras,
+    write_field,
+    write_picture,
+)
 from spa3r.geometry import invert_rigid
 from spa3r.viz.maps import depth_maps, pca_maps
 from tests.scene_maker import K_33, box_scene, poses, untrained
@@ -51,6 +57,9 @@ BAD: dict[str, tuple[Any, str]] = {
     "ragged": ({"convention": "opencv", "cameras": [ENTRY | {"pose": [[1], [1, 2]]}]}, "camera 0"),
     "K": ({"convention": "opencv", "cameras": [ENTRY | {"K": [[0] * 3] * 3}]}, "camera 0: K must"),
     "size": ({"convention": "opencv", "cameras": [ENTRY | {"size": [8]}]}, "camera 0: "),
+    "half a pixel": ({"convention": "opencv", "cameras": [ENTRY | {"size": [9.5, 9]}]}, "whole"),
+    "three sides": ({"convention": "opencv", "cameras": [ENTRY | {"size": [9, 9, 9]}]}, "whole"),
+    "conventions": ({"convention": ["opencv"], "cameras": [ENTRY]}, "camera 0: "),
     "flat size": ({"convention": "opencv", "cameras": [ENTRY | {"size": [8, 0]}]}, "camera 0: a c"),
 }  # fmt: skip
 
@@ -60,6 +69,15 @@ def test_what_is_no_camera_is_named_in_one_line(values: Any, words: str, tmp_pat
     with pytest.raises(ConfigError, match=words) as caught:
         read_cameras(written(tmp_path, values))
     assert "cameras.json" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_ending_says_what_is_written():
+    assert output_files("a/b") == output_files("a/b.npz") == ("a/b.npz",)
+    for ending in (".png", ".gif", ".mp4", ".PNG"):
+        assert output_files(f"a/b{ending}") == ("a/b.npz", f"a/b{ending}")
+    for name in ("x.safetensors", "x.npz.gz", "x.jpg", "v1.2"):
+        with pytest.raises(ConfigError, match=rf"{name}: unknown .*\.npz, \.png, \.gif, \.mp4$"):
+            output_files(name)
 
 
 def test_a_missing_file_of_cameras_is_named(tmp_path: Path):

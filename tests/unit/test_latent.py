@@ -73,6 +73,14 @@ def test_a_file_as_version_1_wrote_it_says_what_to_do(tmp_path: Path):
         SceneLatent.load(tmp_path / "old.safetensors")
 
 
+def test_scenes_and_surfaces_are_compared_as_things():
+    """Tensors have no truth value: comparing field by field would raise."""
+    other, same = replace(SCENE), SCENE
+    assert same == SCENE and other != SCENE and SCENE in [other, SCENE]
+    assert len({SCENE, other, same}) == 2
+    assert SCENE.surface is not None and SCENE.surface != replace(SCENE.surface)
+
+
 def test_a_missing_file_is_no_traceback(tmp_path: Path):
     with pytest.raises(SceneError, match=r"no such file; `spa3r encode VIEWS -o .*no\.safetensors"):
         SceneLatent.load(tmp_path / "no.safetensors")

@@ -1,6 +1,7 @@
 """Encoded once: what is kept, what is found again, what is made again."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,16 @@ import torch
 from PIL import Image
 
 from spa3r import storage
+from spa3r.errors import ConfigError
 from spa3r.hub import Spa3REncoder
 from spa3r.latent import SceneLatent
+from spa3r.latent_cache import LatentCache
+from spa3r.models.spa3r import Spa3RModel
+from spa3r.vision_input import SceneViews
 from tests.scan_arrays import scan_arrays
 from tests.untrained import untrained_rgbd
 
-ARRAYS = scan_arrays(views=2)
+ARRAYS: dict[str, Any] = scan_arrays(views=2)
 
 
 class Counting:
@@ -64,6 +69,26 @@ def test_a_hit_needs_no_teacher(
     assert again.encode(**ARRAYS, cache=tmp_path).num_views == 2
 
 
+def test_a_cache_that_cannot_be_written_is_said_before_the_work(
+    encoder: Spa3REncoder, tmp_path: Path
+):
+    teacher = Counting(encoder)
+    (tmp_path / "file").write_bytes(b"")
+    for place in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/x")):
+        with pytest.raises(ConfigError, match=f"{place}: cannot be written") as caught:
+            encoder.encode(**ARRAYS, cache=place)
+        assert "\n" not in str(caught.value)
+    assert teacher.calls == 0
+
+
+def test_a_full_cache_need_not_be_writable(
+    encoder: Spa3REncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    made = encoder.encode(**ARRAYS, cache=tmp_path)
+    monkeypatch.setattr(storage, "check_writable", lambda *_, **__: 1 / 0)
+    assert torch.equal(encoder.encode(**ARRAYS, cache=tmp_path).latents_LD, made.latents_LD)
+
+
 def test_the_same_pixels_under_other_names_are_found(encoder: Spa3REncoder, tmp_path: Path):
     encoder.encode(**ARRAYS, cache=tmp_path / "cache")
     teacher = Counting(encoder)
@@ -71,12 +96,13 @@ def test_the_same_pixels_under_other_names_are_found(encoder: Spa3REncoder, tmp_
     for i, image in enumerate(ARRAYS["images"]):
         paths.append(tmp_path / f"{i}.png")
         Image.fromarray(image).save(paths[-1])
-    found = encoder.encode(**ARRAYS | {"images": paths}, cache=tmp_path / "cache")
+    named: dict[str, Any] = ARRAYS | {"images": paths}
+    found = encoder.encode(**named, cache=tmp_path / "cache")
     assert found.names == ("0.png", "1.png") and teacher.calls == 0
 
 
 def test_everything_that_matters_makes_another_entry(encoder: Spa3REncoder, tmp_path: Path):
-    def changed(name: str, place: tuple[int, ...], by: float) -> dict[str, np.ndarray]:
+    def changed(name: str, place: tuple[int, ...], by: float) -> dict[str, Any]:
         array = ARRAYS[name].copy()
         array[place] += array.dtype.type(by)
         return ARRAYS | {name: array}
@@ -97,6 +123,40 @@ def test_everything_that_matters_makes_another_entry(encoder: Spa3REncoder, tmp_
     for count, other in enumerate(others, start=len(variants) + 1):
         other.encode(**ARRAYS, cache=tmp_path)
         assert len(storage.list_files(tmp_path)) == count
+
+
+def test_the_key_tells_apart_what_has_the_same_bytes(encoder: Spa3REncoder):
+    """Shapes, dtypes, names of arrays, and the dtype of the tokens."""
+    rgb = np.arange(2 * 28 * 56 * 3).astype(np.uint8).reshape(2, 28, 56, 3)
+    depth, K = np.zeros((2, 3, 3), np.float32), np.zeros((2, 3, 3))
+    alike = [
+        {"rgb_VHW3": rgb},
+        {"rgb_VHW3": rgb.reshape(2, 56, 28, 3)},
+        {"rgb_VHW3": rgb.reshape(1, 56, 56, 3)},
+        {"rgb_VHW3": rgb.view(np.int8)},
+        {"rgb_VHW3": rgb, "K_V33": K},
+        {"rgb_VHW3": rgb, "world_from_camera_V44": K},
+        {"rgb_VHW3": rgb, "depth_VHW": depth},
+        {"rgb_VHW3": rgb, "depth_VHW": depth.view(np.int32)},
+    ]
+    views = [SceneViews(**arrays, source_sizes=()) for arrays in alike]
+    cache = LatentCache(encoder, "nowhere", 100)
+    keys = [cache.key(one) for one in views]
+    assert len(set(keys)) == len(keys)
+    assert keys[0] == cache.key(replace(views[0], rgb_VHW3=np.asfortranarray(rgb)))
+    card = replace(encoder.card, teacher=replace(encoder.card.teacher, dtype="bfloat16"))
+    other = Spa3REncoder(encoder.model, card)
+    assert other.hash == encoder.hash, "the student is the same, what it reads is not"
+    assert LatentCache(other, "nowhere", 100).key(views[0]) != keys[0]
+
+
+def test_equal_weights_of_another_configuration_are_another_encoder(encoder: Spa3REncoder):
+    config = replace(encoder.card.model, rope_base=7.0)
+    model = Spa3RModel(config)
+    model.load_state_dict(encoder.model.state_dict())
+    other = Spa3REncoder(model, replace(encoder.card, model=config))
+    assert other.hash != encoder.hash
+    assert not torch.equal(other.encode(**ARRAYS).latents_LD, encoder.encode(**ARRAYS).latents_LD)
 
 
 @pytest.mark.parametrize("damage", ["cut", "another encoder's"])

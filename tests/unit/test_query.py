@@ -102,6 +102,8 @@ def test_a_camera_of_another_resolution_is_brought_to_the_working_image() -> Non
     assert_same(view, plainly(SCENE, Camera(pose, expected)))
     again = query(ENCODER, SCENE, view.cameras[0])  # its size is the working image's
     assert torch.equal(again.depth, view.depth)
+    photo = Camera(pose, K * [[6.3], [6.3], [1]], (4032, 3024))
+    assert_same(query(ENCODER, SCENE, photo), plainly(SCENE, Camera(pose, expected)))
     with pytest.raises(ConfigError, match=r"1920 x 1080 .* 224 x 112.* 224 x 168"):
         query(ENCODER, SCENE, Camera(pose, K, (1920, 1080)))
 
@@ -116,6 +118,11 @@ def test_a_camera_of_another_resolution_is_brought_to_the_working_image() -> Non
         ([np.eye(4)], "not list"),
         ("orbit", "not str"),
         (None, "not NoneType"),
+        (True, "not bool"),
+        (
+            Camera(np.eye(4), np.array([[3000.0, 0, 2016], [0, 3000, 1512], [0, 0, 1]])),
+            r"\(2016, 1512\).* 224 x 168 pixels: .*`size=\(w, h\)`",
+        ),
     ],
 )
 def test_what_is_no_camera_is_refused(asked, says) -> None:

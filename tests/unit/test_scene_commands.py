@@ -139,12 +139,23 @@ def test_counts_are_whole_numbers(number: str, spa3r: Command):
         spa3r("encode", "photos", "-o", "a", f"--num-views={number}")
 
 
+@pytest.mark.parametrize("out", [".", "photos", "/proc/x", "photos/0.jpg/x"])
+def test_encode_tries_its_output_first(
+    out: str, spa3r: Command, photos: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("spa3r.scene_commands.load_encoder", lambda *_, **__: 1 / 0)
+    with pytest.raises(ConfigError, match="cannot be written") as caught:
+        spa3r("encode", *photos, "-o", out)
+    assert str(caught.value).startswith(f"{out}: ") and "\n" not in str(caught.value)
+
+
 # --- query ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def scene(sensor: Path, tmp_path: Path) -> SceneLatent:
-    scene = Spa3REncoder.from_pretrained(sensor).encode(**scan_arrays(views=3))
+    arrays: dict[str, Any] = scan_arrays(views=3)
+    scene = Spa3REncoder.from_pretrained(sensor).encode(**arrays)
     scene.save(tmp_path / "s.safetensors")
     return scene
 
@@ -205,6 +216,22 @@ def test_impossible_questions_are_one_line(
     with pytest.raises(error, match=line) as caught:
         spa3r("query", "s.safetensors", "-o", "x.png", "--encoder", sensor, *words)
     assert "\n" not in str(caught.value) and not Path("x.npz").exists()
+
+
+@pytest.mark.parametrize(("out", "line"), [
+    ("x.safetensors", r"x\.safetensors: unknown ending.*\.npz, \.png, \.gif, \.mp4"),
+    ("/proc/x.npz", r"/proc/x\.npz: cannot be written"),
+    ("s.safetensors/x.png", r"x\.npz: cannot be written"),
+    ("taken.png", r"taken\.png: cannot be written \(it is a folder"),
+])  # fmt: skip
+def test_query_tries_its_outputs_first(
+    out: str, line: str, spa3r: Command, scene: SceneLatent, monkeypatch: pytest.MonkeyPatch
+):
+    Path("taken.png").mkdir()
+    monkeypatch.setattr("spa3r.scene_commands.load_encoder", lambda *_, **__: 1 / 0)
+    with pytest.raises(ConfigError, match=line):
+        spa3r("query", "s.safetensors", "-o", out)
+    assert not list(Path().glob("*.npz"))
 
 
 def test_query_refuses_another_encoder_and_a_missing_scene(

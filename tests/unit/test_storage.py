@@ -1,11 +1,12 @@
 """Atomic publishing, on local disks and on another fsspec file system."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from spa3r import storage
-from spa3r.errors import ShardError
+from spa3r.errors import ConfigError, ShardError
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -41,6 +42,51 @@ def test_a_failed_rewrite_keeps_the_old_file(base: str) -> None:
     assert storage.read_bytes(url) == b"old"
 
 
+def blocked(folder: Path) -> dict[str, str]:
+    """Places where no file can be written, by why."""
+    (folder / "file").write_bytes(b"")
+    places = {"a folder": str(folder), "below a file": str(folder / "file" / "x"),
+              "no real disk": "/proc/x", "far below a file": str(folder / "file" / "a" / "b" / "x"),
+              "long": str(folder / ("x" * 300))}  # fmt: skip
+    shut = folder / "shut"
+    shut.mkdir(mode=0o555)
+    if not os.access(shut, os.W_OK):  # root may write everywhere
+        places["no permission"] = str(shut / "x")
+    return places
+
+
+def test_a_place_that_cannot_be_written_is_one_line_before_and_while_writing(tmp_path: Path):
+    for why, place in blocked(tmp_path).items():
+        for write in (storage.check_writable, lambda place: storage.write_bytes(place, b"x")):
+            with pytest.raises(ConfigError, match="cannot be written") as caught:
+                write(place)
+            said = str(caught.value)
+            assert said.startswith(f"{place}: cannot") and "\n" not in said, why
+    with pytest.raises(ConfigError, match="name a file in it"):
+        storage.check_writable(tmp_path)
+
+
+def test_asking_for_permission_leaves_nothing(base: str, tmp_path: Path):
+    storage.write_bytes(storage.join(base, "old"), b"old")
+    for place in ("old", "new", "a/b/new"):
+        storage.check_writable(storage.join(base, place))
+    for place in ("", "a/b"):
+        storage.check_writable(storage.join(base, place), folder=True)
+    assert storage.list_files(base) == [storage.join(base, "old")]
+    assert not storage.exists(storage.join(base, "a"))
+    assert storage.read_bytes(storage.join(base, "old")) == b"old"
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(ConfigError, match="is a file, not a folder"):
+        storage.check_writable(tmp_path / "file", folder=True)
+
+
+def test_the_stages_still_see_the_systems_own_error(tmp_path: Path):
+    """`preprocessing.shards` names it in its own words."""
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OSError), storage.atomic_write(tmp_path / "file" / "x"):
+        pass
+
+
 def test_leftovers_of_a_killed_process_are_swept(tmp_path: Path) -> None:
     (tmp_path / ".x.tar.1234.tmp").write_bytes(b"half")
     (tmp_path / "x.tar").write_bytes(b"whole")
@@ -69,3 +115,10 @@ def test_damaged_json_names_the_file(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_no_line_shows_a_password(text: str, shown: str) -> None:
     assert storage.redacted(text) == shown
+
+
+@pytest.mark.parametrize("url", ["foo://bucket/a", "nope://x"])
+def test_an_unknown_protocol_is_one_line(url: str):
+    for ask in (storage.exists, storage.read_bytes, storage.is_local, storage.check_writable):
+        with pytest.raises(ConfigError, match=f"{url}: .*another URL"):
+            ask(url)

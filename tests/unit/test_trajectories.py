@@ -36,6 +36,30 @@ def test_every_path_starts_at_a_view_and_is_made_of_cameras(name: str, scene: An
         TRAJECTORIES[name](scene, num_views=0)
 
 
+WRONG: list[tuple[Any, dict[str, Any], str]] = [
+    (orbit, {"num_views": 2.5}, "whole number of cameras.*num_views=2.5"),
+    (orbit, {"num_views": "x"}, "num_views='x'"),
+    (orbit, {"degrees": "x"}, "degrees must be a finite number, got 'x'"),
+    (orbit, {"degrees": None}, "degrees"),
+    (orbit, {"focus": "x"}, "focus is .*'x'"),
+    (orbit, {"focus": [[1], [1, 2]]}, "focus is"),
+    (orbit, {"view": "x"}, "whole number, not 'x'"),
+    (dolly, {"num_views": 2.5}, "num_views=2.5"),
+    (dolly, {"travel": "x"}, "travel is .*'x'"),
+    (dolly, {"travel": math.nan}, "travel is"),
+    (dolly, {"travel": -math.inf}, "travel is"),
+    (interpolate, {"num_views": 2.5}, "num_views=2.5"),
+    (interpolate, {"views": [0, 1.5]}, "whole number, not 1.5"),
+]
+
+
+@pytest.mark.parametrize(("path", "arguments", "says"), WRONG)
+def test_arguments_of_the_wrong_kind_are_named(path: Any, arguments: Any, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        path(SCENE, **arguments)
+    assert len(orbit(SCENE, np.int64(2), degrees=np.float32(30))) == 2  # type: ignore[arg-type]
+
+
 # --- orbit ----------------------------------------------------------------------------------------
 
 

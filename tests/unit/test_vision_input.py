@@ -228,7 +228,21 @@ def test_one_image_takes_one_depth_map_and_camera():
         np.testing.assert_array_equal(alone.arrays()[name], array)
 
 
+def test_poses_may_leave_out_their_last_row():
+    arrays = scan_arrays(views=2, width=112, height=84)
+    rows = arrays["world_from_camera"][:, :3]
+    plain, short = prepare(**arrays), prepare(**arrays | {"world_from_camera": rows})
+    for name, array in plain.arrays().items():
+        np.testing.assert_array_equal(short.arrays()[name], array)
+    alone = {name: array[0] for name, array in arrays.items()} | {"world_from_camera": rows[0]}
+    poses = prepare(**alone).world_from_camera_V44
+    np.testing.assert_array_equal(poses, arrays["world_from_camera"][:1])
+
+
 REFLECTED = np.diag([1.0, 1, -1, 1])
+K_OF_A_PHOTO = np.array([[[90.0, 0, 56], [0, 90, 42], [0, 0, 1]],
+                         [[900, 0, 560], [0, 900, 420], [0, 0, 1]]])  # fmt: skip
+SKEWED = np.array([np.eye(3), [[90, 0.1, 56], [0, 90, 42], [0, 0, 1]]])
 WRONG: dict[str, tuple[str, Any, type[Exception], str]] = {
     "depth of fewer views": ("depth", np.ones((1, 9, 9)), ImageError, "depth must be"),
     "integer depth": ("depth", np.ones((2, 9, 9), np.int32), ImageError, "depth must be"),
@@ -238,7 +252,10 @@ WRONG: dict[str, tuple[str, Any, type[Exception], str]] = {
     "one K": ("K", np.eye(3), ImageError, r"K must be \(2, 3, 3\)"),
     "no focal length": ("K", np.zeros((2, 3, 3)), ConfigError, "K of view 0: K must be"),
     "text": ("K", "K", ImageError, "K must be"),
-    "poses of 3 rows": ("world_from_camera", np.ones((2, 3, 4)), ImageError, "world_from_camera"),
+    "K of another image": ("K", K_OF_A_PHOTO, ConfigError, "K of view 1: the principal point"),
+    "a skewed K": ("K", SKEWED, ConfigError, "K of view 1: .*skew"),
+    "poses of 2 rows": ("world_from_camera", np.ones((2, 2, 4)), ImageError, "4 x 4 or 3 x 4"),
+    "ragged poses": ("world_from_camera", [[[1], [1, 2]]], ImageError, "world_from_camera must"),
     "a mirrored pose": ("world_from_camera", np.stack([np.eye(4), REFLECTED]), ConfigError,
                         "view 1 .*camera-to-world, in metres, OpenCV axes"),
     "an infinite pose": ("world_from_camera", np.full((2, 4, 4), -np.inf), ConfigError, "view 0"),

@@ -1,5 +1,6 @@
 """Views for encoding, from real scans and from photos."""
 
+import logging
 from pathlib import Path
 
 import cv2
@@ -50,6 +51,35 @@ def test_unusable_photos_are_passed_over_and_none_is_an_error(tmp_path: Path):
     cv2.imwrite(str(tmp_path / "good.jpg"), np.zeros((168, 224, 3), np.uint8))
     found = read_views(str(tmp_path), width=224, multiple=28)
     assert len(found.arrays["images"]) == 1 and found.names == ("good.jpg",)
+
+
+def test_what_is_left_out_is_said_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    for name in ("a", "c", "e"):
+        cv2.imwrite(str(tmp_path / f"{name}.jpg"), np.zeros((168, 224, 3), np.uint8))
+    with caplog.at_level(logging.WARNING):
+        read_views(str(tmp_path), width=224, multiple=28)
+    assert caplog.records == []
+    (tmp_path / "b.jpg").write_bytes(b"no image")
+    with caplog.at_level(logging.WARNING):
+        read_views(str(tmp_path), width=224, multiple=28)
+    assert [r.getMessage() for r in caplog.records] == [
+        f"{tmp_path}: left out 1 of 4: b.jpg (unreadable image)"
+    ]
+
+
+def test_many_left_out_are_counted_and_the_first_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    bad = tuple(range(1, 8))
+    scan = make_sens(tmp_path / "a.sens", frames=10, bad_poses=bad)
+    with caplog.at_level(logging.WARNING):
+        read_views(str(scan), width=84, multiple=14, max_views=0)
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        f"{scan}: left out 7 of 10: "
+        + ", ".join(f"frame-{i:06d}" for i in bad[:5])
+        + " and 2 more (7 invalid pose)"
+    )
 
 
 def test_a_folder_of_several_scenes_asks_for_one(tmp_path: Path):

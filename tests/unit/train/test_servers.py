@@ -5,11 +5,13 @@ import http.server
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from spa3r.train.servers import mlflow_store, require_mlflow
+from spa3r.errors import ServiceError
+from spa3r.train.servers import existing_store, mlflow_store, require_mlflow
 
 LOGIN = "Basic " + base64.b64encode(b"lab:hunter/2").decode()
 
@@ -59,3 +61,18 @@ def test_plain_postgresql_names_the_installed_driver() -> None:
     assert mlflow_store("postgresql://u:p@h/m") == "postgresql+psycopg2://u:p@h/m"
     for uri in ("postgresql+psycopg2://u:p@h/m", "sqlite:////a/mlflow.db", "https://h:5000"):
         assert mlflow_store(uri) == uri
+
+
+def test_a_store_to_read_from_must_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPA3R_HOME", str(tmp_path))
+    for uri in (None, f"sqlite:///{tmp_path}/mlflow.db", f"sqlite:///{tmp_path}/mlflow.db?a=1"):
+        with pytest.raises(ServiceError, match=r"no registry at .*mlflow\.db: set MLFLOW_TRACK"):
+            existing_store(uri)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mlflow.db").touch()
+    assert existing_store(None) == f"sqlite:///{tmp_path}/mlflow.db"
+    assert existing_store("http://h:5000") == "http://h:5000"
+    monkeypatch.delenv("SPA3R_HOME")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ServiceError, match=f"no registry at {tmp_path}/spa3r-home/mlflow.db"):
+        existing_store(None)
