@@ -1,7 +1,9 @@
 """A scene as its latents: the small file that stands for a scan.
 
 Legend: C context views, L latents, D width, h w raster of the surface (not of the patches).
-Frames: OpenCV axes, world = the first given view's camera. Lengths in the scene's own unit.
+Frames: OpenCV axes, lengths in the scene's own unit. The world is the first given view's camera
+where the teacher takes the cameras of the data. A VGGT predicts them, in its first-view frame: the
+first view's own predicted pose is close to the identity, not exactly it.
 """
 
 import json
@@ -28,7 +30,7 @@ _EARLIER: Final = ("spa3r-scene-1",)
 _DAMAGE: Final = (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, OverflowError)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Surface:
     """The teacher's depth and the images' colours on one thinned raster over every context view.
 
@@ -41,7 +43,7 @@ class Surface:
     rgb_Chw3: Tensor  # uint8
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class SceneLatent:
     """Latents of a scene with the cameras of its context views; under 1 MB as a file.
 
@@ -59,7 +61,7 @@ class SceneLatent:
     source_sizes: tuple[tuple[int, int], ...] = ()  # (width, height) of the images as given
     surface: Surface | None = None
     provenance: dict[str, Any] = field(default_factory=dict)  # plain JSON
-    encoder: "Spa3REncoder | None" = field(default=None, compare=False, repr=False)
+    encoder: "Spa3REncoder | None" = field(default=None, repr=False)
 
     @property
     def num_views(self) -> int:

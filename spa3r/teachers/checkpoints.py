@@ -28,6 +28,11 @@ FILE_NAMES = (
 )
 """What a folder or repository is searched for, in this order; an index names shards beside it."""
 PICKLED_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
+FEW_MISFITS = 20
+"""So many are listed one by one; more are folded."""
+# A number in a dotted name ("blocks.11.norm2"; not in a shape), or numbers that are folded already.
+_DIGITS = r"(?:(?:0|[1-9][0-9]*)(?![0-9])|\{[0-9.,]+\})"
+_NUMBER = re.compile(rf"(?<=[A-Za-z_.]){_DIGITS}|(?<![^ ]){_DIGITS}(?=\.)")
 # What torch.load raises, besides UnpicklingError, for files whose bytes were changed or cut.
 _DAMAGE = (
     *(RuntimeError, EOFError, ValueError, TypeError, AttributeError, LookupError, AssertionError),
@@ -146,7 +151,8 @@ def check_fit(
     network: str,
     where: str | Path = "checkpoint",
 ) -> None:
-    """Raises WeightsError naming every missing, unexpected and misshapen tensor of a network."""
+    """Raises WeightsError naming every missing, unexpected and misshapen tensor of a network; many
+    that differ in a number only as `fold` writes them."""
     problems = [f"missing {k}" for k in sorted(wanted.keys() - given.keys())]
     problems += [f"unexpected {k}" for k in sorted(given.keys() - wanted.keys())]
     problems += [
@@ -156,9 +162,45 @@ def check_fit(
     ]
     if problems:
         raise WeightsError(
-            f"{where}: {len(problems)} tensors do not fit {network}: {'; '.join(problems)}; use the"
-            " checkpoint made for this configuration"
+            f"{where}: {len(problems)} tensors do not fit {network}: {'; '.join(fold(problems))};"
+            " use the checkpoint made for this configuration"
         )
+
+
+def fold(problems: Sequence[str]) -> list[str]:
+    """Misfits, in order; of more than FEW_MISFITS, those that differ in one number become one.
+
+    "missing blocks.{0..5,7}.bias" stands for seven tensors: braces hold numbers and ranges, both
+    ends included; with two of them every combination is meant. So every name can be recovered.
+    """
+    folded = list(problems)
+    if len(folded) <= FEW_MISFITS:
+        return folded
+    for place in range(max(len(_NUMBER.findall(text)) for text in folded)):
+        groups: dict[tuple[str, str], list[str]] = {}
+        for text in folded:
+            found = list(_NUMBER.finditer(text))
+            if place < len(found) and found[place][0].isdigit():
+                start, end = found[place].span()
+                groups.setdefault((text[:start], text[end:]), []).append(text[start:end])
+            else:
+                groups[text, ""] = [""]
+        folded = [before + _ranges(numbers) + after for (before, after), numbers in groups.items()]
+    return folded
+
+
+def _ranges(numbers: Sequence[str]) -> str:
+    """A single number as it is; several in braces, three and more in a row as a range."""
+    if len(numbers) == 1:
+        return numbers[0]
+    runs: list[list[int]] = []
+    for number in sorted(map(int, numbers)):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    parts = (f"{r[0]}..{r[-1]}" if len(r) > 2 else ",".join(map(str, r)) for r in runs)
+    return "{" + ",".join(parts) + "}"
 
 
 def state_hash(state: Mapping[str, Tensor]) -> str:
