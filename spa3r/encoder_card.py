@@ -10,6 +10,9 @@ from spa3r.recipes.release import release
 
 FORMAT: Final = "spa3r-encoder-1"
 CONFIG_FILE: Final = "config.json"
+MAX_LAYERS: Final = 1000
+MAX_WEIGHTS: Final = 10**10
+"""A hundred times the published student: beyond it nothing is allocated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +35,7 @@ class EncoderCard:
         try:
             if values["format"] != FORMAT:
                 raise ValueError(f"format {values['format']!r}, this version reads {FORMAT!r}")
-            return cls(
+            card = cls(
                 model=from_dict(ModelConfig, values["model"]),
                 teacher=from_dict(TeacherSpec, values["teacher"]),
                 references={k: dict(v) for k, v in values["references"].items()},
@@ -40,11 +43,34 @@ class EncoderCard:
                 image_multiple=int(values["image_multiple"]),
                 provenance=dict(values["provenance"]),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            card._check()
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise WeightsError(
                 f"{where}/{CONFIG_FILE} does not describe a Spa3R encoder"
                 f" ({type(error).__name__}: {error})"
             ) from error
+        return card
+
+    def _check(self) -> None:
+        missing = {"kind", "uri", "hash", "variant"} - set(self.references["geometric"])
+        if missing:
+            raise ValueError(f"references.geometric lacks {', '.join(sorted(missing))}")
+        if self.image_multiple < 1 or self.image_width < self.image_multiple:
+            raise ValueError(
+                f"images of width {self.image_width} in multiples of {self.image_multiple}"
+            )
+        if self.image_multiple % self.model.patch_size:
+            raise ValueError(
+                f"patches of {self.model.patch_size} do not tile multiples of {self.image_multiple}"
+            )
+        if not isinstance(self.provenance.get("settings", {}), Mapping):
+            raise ValueError("provenance.settings is not a table")
+        model = self.model
+        layers = model.encoder_layers + model.decoder_layers
+        weights = layers * (4 + 2 * model.mlp_ratio) * model.width**2
+        weights += model.width * (model.num_latents + self.teacher.width + model.num_registers)
+        if layers > MAX_LAYERS or weights > MAX_WEIGHTS:
+            raise ValueError(f"{layers} layers with {weights:.1e} weights: too large to be meant")
 
     @property
     def depth_offset(self) -> tuple[float, float]:

@@ -18,7 +18,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from spa3r import storage
+from spa3r.camera import check_intrinsics
 from spa3r.errors import FormatError, SceneError, WeightsError
+from spa3r.geometry import is_rigid
 
 if TYPE_CHECKING:
     from spa3r.camera import Camera, Cameras
@@ -149,6 +151,10 @@ class SceneLatent:
             raise SceneError(
                 f"{path}: no such file; `spa3r encode VIEWS -o {path}` writes it"
             ) from error
+        except OSError as error:
+            raise FormatError(
+                f"{path}: cannot be read ({error.strerror or error}); name a scene file"
+            ) from error
         try:
             tensors = safetensors.torch.load(data)
             header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
@@ -202,6 +208,14 @@ class SceneLatent:
         shapes = tuple(self.camera_from_world_C44.shape), tuple(self.K_C33.shape)
         if count == 0 or shapes != ((count, 4, 4), (count, 3, 3)):
             raise ValueError(f"cameras of shapes {shapes}")
+        for pose_44, K_33 in zip(self.camera_from_world_C44, self.K_C33, strict=True):
+            check_intrinsics(K_33.numpy())
+            if not is_rigid(pose_44.numpy()):
+                raise ValueError(f"a camera that is no rigid pose: {pose_44.tolist()}")
+        if not bool(self.latents_LD.isfinite().all()):
+            raise ValueError("latents that are not finite")
+        if min((1, *(side for size in self.source_sizes for side in size))) < 1:
+            raise ValueError(f"images of sizes {self.source_sizes}")
         if min(*self.grid_hw, self.patch_size) < 1:
             raise ValueError(f"grid {self.grid_hw} of patches of {self.patch_size} pixels")
         if len(self.names) not in (0, count) or len(self.source_sizes) not in (0, count):
@@ -212,6 +226,11 @@ class SceneLatent:
             fits &= self.surface.confidence_Chw.shape == raster
             if not fits or self.surface.rgb_Chw3.shape != (*raster, 3):
                 raise ValueError(f"a surface of shape {tuple(raster)} for {count} views")
+            types = [x.dtype for x in (self.surface.depth_Chw, self.surface.confidence_Chw)]
+            if types != [torch.float16] * 2 or self.surface.rgb_Chw3.dtype != torch.uint8:
+                raise ValueError(f"a surface of {types} and {self.surface.rgb_Chw3.dtype}")
+            if not bool(self.surface.depth_Chw.isfinite().all()):
+                raise ValueError("a surface whose depth is not finite")
 
     def summary(self) -> str:
         """One line for people."""

@@ -89,8 +89,8 @@ def load_json(uri: str | Path, name: str) -> dict[str, Any] | None:
         return None
     try:
         value = json.loads(storage.read_bytes(found))
-    except ValueError as error:
-        raise WeightsError(f"{found}: not valid JSON ({error}); fetch it again") from error
+    except (ValueError, RecursionError, OSError) as error:
+        raise WeightsError(f"{found}: no readable JSON ({error}); fetch it again") from error
     if not isinstance(value, dict):
         raise WeightsError(f"{found}: holds {type(value).__name__}, not a JSON object")
     return value
@@ -225,6 +225,8 @@ def _read(file: str) -> dict[str, Any]:
     """The table of one existing file."""
     local = storage.is_local(file)
     path = Path(file.removeprefix("file://"))
+    if local and not path.is_file():
+        raise WeightsError(f"{file}: a folder, not a file of tensors; name a file in it")
     if file.endswith(".safetensors"):
         try:
             if local:
@@ -306,9 +308,11 @@ def _download(repo: str, name: str) -> str | None:
     except errors.LocalEntryNotFoundError as error:
         if any(isinstance(try_to_load_from_cache(repo, file), str) for file in FILE_NAMES):
             return None  # its weights are cached under another name: work on without a network
+        if isinstance(error.__cause__, errors.HfHubHTTPError):
+            raise _hub_refusal(repo, error.__cause__, local_option) from error
         raise TeacherError(
-            f"{repo}: {name} is not in the local cache and Hugging Face is out of reach; connect,"
-            f" unset HF_HUB_OFFLINE, {local_option}"
+            f"{repo}: no such folder here, {name} is not in the local cache, Hugging Face is out of"
+            f" reach; connect, unset HF_HUB_OFFLINE, {local_option}"
         ) from error
     except errors.EntryNotFoundError:
         return None
@@ -317,17 +321,22 @@ def _download(repo: str, name: str) -> str | None:
             f"{repo}: offline mode is on; unset HF_HUB_OFFLINE, {local_option}"
         ) from error
     except errors.HfHubHTTPError as error:
-        status = error.response.status_code
-        page = f"https://huggingface.co/{repo}"
-        if isinstance(error, errors.RepositoryNotFoundError) or status in (401, 403):
-            raise TeacherError(
-                f"{repo}: access not granted (HTTP {status}); accept the licence at {page} and log"
-                f" in with `hf auth login`, {local_option}"
-            ) from error
-        raise TeacherError(
-            f"{repo}: HTTP {status} from {page}; try again, {local_option}"
-        ) from error
+        raise _hub_refusal(repo, error, local_option) from error
     except OSError as error:  # connection refused, no route, no space: httpx errors are OSErrors
         raise TeacherError(
             f"{repo}: cannot be fetched ({error}); try again, {local_option}"
         ) from error
+
+
+def _hub_refusal(repo: str, error: Any, local_option: str) -> TeacherError:
+    """What the hub's answer means (an HfHubHTTPError). It says 401, 403 or 404 to who may not see
+    a repository; the client wraps some of its answers into "not found in the cache"."""
+    from huggingface_hub import errors
+
+    status, page = error.response.status_code, f"https://huggingface.co/{repo}"
+    if isinstance(error, errors.RepositoryNotFoundError) or status in (401, 403):
+        return TeacherError(
+            f"{repo}: access not granted (HTTP {status}); accept the licence at {page} and log"
+            f" in with `hf auth login`, {local_option}"
+        )
+    return TeacherError(f"{repo}: HTTP {status} from {page}; try again, {local_option}")

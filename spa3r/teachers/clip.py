@@ -17,7 +17,13 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from spa3r.errors import TeacherError
 from spa3r.teachers.checkpoints import load_state_dict
-from spa3r.teachers.frame_teacher import FrameTeacher, check_kind, load_published, read_config
+from spa3r.teachers.frame_teacher import (
+    FrameTeacher,
+    build_network,
+    check_kind,
+    load_published,
+    read_config,
+)
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -53,7 +59,7 @@ class ClipTeacher(FrameTeacher):
         vision = values.get("vision_config") if kind == "clip" else values
         if not isinstance(vision, dict):
             raise TeacherError(f"{uri}: config.json has no vision_config; give {EXAMPLE}")
-        model = CLIPVisionModel(CLIPVisionConfig.from_dict(vision))
+        model = build_network(CLIPVisionModel, CLIPVisionConfig, vision, uri)
         load_published(
             model, load_state_dict(uri), cls.published_name, where=uri,
             unused_prefixes=UNUSED_PREFIXES,

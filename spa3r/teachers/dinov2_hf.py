@@ -18,7 +18,13 @@ from transformers import (
 from spa3r.errors import TeacherError
 from spa3r.teachers import imagenet
 from spa3r.teachers.checkpoints import load_state_dict
-from spa3r.teachers.frame_teacher import FrameTeacher, check_kind, load_published, read_config
+from spa3r.teachers.frame_teacher import (
+    FrameTeacher,
+    build_network,
+    check_kind,
+    load_published,
+    read_config,
+)
 
 SIDE = 224
 """As DINOv3's, so that both give maps of the same field of view: 16 x 16 patches of 14 pixels."""
@@ -58,7 +64,7 @@ class Dinov2Teacher(FrameTeacher):
                 f"{uri}: a giant DINOv2 (use_swiglu_ffn) is not supported; use small, base or large"
             )
         model_class, config_class = kinds[kind]
-        model = model_class(config_class.from_dict(values))
+        model = build_network(model_class, config_class, values, uri)
         load_published(model, load_state_dict(uri), cls.published_name, where=uri)
         return cls(model, uri=str(uri))
 

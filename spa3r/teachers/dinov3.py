@@ -19,7 +19,12 @@ from transformers import DINOv3ViTConfig, DINOv3ViTModel
 from spa3r.errors import WeightsError
 from spa3r.teachers import imagenet
 from spa3r.teachers.checkpoints import check_fit, load_json, load_state_dict
-from spa3r.teachers.frame_teacher import FrameTeacher, check_kind, load_published
+from spa3r.teachers.frame_teacher import (
+    FrameTeacher,
+    build_network,
+    check_kind,
+    load_published,
+)
 
 SIDE = 224
 """As the release: 14 x 14 patches of 16 pixels."""
@@ -69,7 +74,7 @@ class DinoV3Teacher(FrameTeacher):
             values = VITL16
         else:
             check_kind(values, ["dinov3_vit"], uri, "facebook/dinov3-vitl16-pretrain-lvd1689m")
-        model = DINOv3ViTModel(DINOv3ViTConfig.from_dict(values))
+        model = build_network(DINOv3ViTModel, DINOv3ViTConfig, values, uri)
         load_dinov3(model, load_state_dict(uri), where=uri)
         return cls(model, uri=str(uri))
 

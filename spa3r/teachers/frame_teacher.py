@@ -8,12 +8,13 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from torch.nn.functional import interpolate
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from spa3r import storage
 from spa3r.config import config_hash
@@ -22,7 +23,28 @@ from spa3r.licences import licence_of_teacher
 from spa3r.teachers.base import ClipViews
 from spa3r.teachers.checkpoints import load_json, load_strict, state_hash
 
+M = TypeVar("M", bound=PreTrainedModel)
+
 FRAMES_PER_PASS = 32
+# What Transformers raises for a configuration that is no network.
+_NO_NETWORK = (
+    *(TypeError, ValueError, KeyError, AttributeError, ArithmeticError, RuntimeError),
+    StrictDataclassError,
+)
+
+
+def build_network(
+    model_class: type[M], config_class: type[PretrainedConfig], values: Mapping[str, Any], uri: Any
+) -> M:
+    """The network of a config.json, without its weights. Raises WeightsError if it is none."""
+    try:
+        return model_class(config_class.from_dict(dict(values)))
+    except _NO_NETWORK as error:
+        why = " ".join(str(error).split())
+        raise WeightsError(
+            f"{uri}: its config.json describes no network ({type(error).__name__}: {why}); fetch it"
+            " again"
+        ) from error
 
 
 class FrameTeacher(ABC):

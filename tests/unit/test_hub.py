@@ -23,6 +23,7 @@ from spa3r.models.spa3r import Spa3RModel
 from spa3r.teachers.build import build_geometric
 from tests.box_rooms import box_recipe
 from tests.scan_arrays import scan_arrays
+from tests.untrained import save_untrained
 
 RECIPE = box_recipe()
 
@@ -245,3 +246,32 @@ def test_a_scene_of_another_encoder_is_refused(encoder: Spa3REncoder, tmp_path: 
         assert part in str(caught.value)
     with pytest.raises(WeightsError, match="made by encoder"):
         other.query(SceneLatent.load(tmp_path / "scene.safetensors"), 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"references": {}}, "geometric"),
+        ({"references": {"geometric": {"kind": "rgbd"}}}, "lacks hash, uri, variant"),
+        ({"image_multiple": 0}, "in multiples of 0"),
+        ({"image_width": -5}, "width -5"),
+        ({"provenance": {"settings": 5}}, "settings is not a table"),
+        ({"image_width": float("inf")}, "OverflowError"),
+    ],
+)
+def test_an_encoders_config_is_checked_before_use(change: dict, said: str, tmp_path: Path):
+    save_untrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(WeightsError, match=said):
+        Spa3REncoder.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"width": 8 * 10**8}, {"encoder_layers": 10**6}])
+def test_an_absurd_size_is_refused_before_anything_is_allocated(change: dict, tmp_path: Path):
+    save_untrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["model"] |= change
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(WeightsError, match="too large to be meant"):
+        Spa3REncoder.from_pretrained(tmp_path)

@@ -151,3 +151,30 @@ def test_the_summary_is_one_line_of_facts():
         " 1.250 m"
     )
     assert "unit of length unknown" in replace(SCENE, metres_per_unit=float("nan")).summary()
+
+
+SURFACE = SCENE.surface
+assert SURFACE is not None
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"latents_LD": torch.full((4, 8), torch.nan)},
+        {"camera_from_world_C44": 2 * SCENE.camera_from_world_C44},
+        {"K_C33": -SCENE.K_C33},
+        {"source_sizes": ((0, 480),) * 3},
+        {"surface": replace(SURFACE, rgb_Chw3=SURFACE.rgb_Chw3.float())},
+        {"surface": replace(SURFACE, confidence_Chw=SURFACE.confidence_Chw.bfloat16())},
+        {"surface": replace(SURFACE, depth_Chw=SURFACE.depth_Chw * torch.inf)},
+    ],
+)
+def test_values_that_no_encoder_writes_are_refused_by_name(wrong: dict[str, Any], tmp_path: Path):
+    replace(SCENE, **wrong).save(tmp_path / "odd.safetensors")
+    with pytest.raises(FormatError, match=r"odd\.safetensors: not a scene latent"):
+        SceneLatent.load(tmp_path / "odd.safetensors")
+
+
+def test_a_folder_is_no_scene(tmp_path: Path):
+    with pytest.raises(FormatError, match="cannot be read"):
+        SceneLatent.load(tmp_path)

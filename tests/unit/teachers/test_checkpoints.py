@@ -1,7 +1,10 @@
 import json
+import os
 import pickle
 import random
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -51,7 +54,7 @@ def test_json_beside_a_weights_file_is_found(tmp_path: Path) -> None:
     for uri in (tmp_path, tmp_path / "model.safetensors"):
         assert load_json(uri, "config.json") == {"a": 1}
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(WeightsError, match=r"config\.json: not valid JSON"):
+    with pytest.raises(WeightsError, match=r"config\.json: no readable JSON"):
         load_json(tmp_path, "config.json")
 
 
@@ -315,6 +318,54 @@ def test_a_gated_dinov3_names_every_way_out(
     with pytest.raises(TeacherError) as caught:
         load_state_dict("facebook/VGGT-1B")
     assert "dinov2" not in str(caught.value)
+
+
+ASK = """
+import sys, threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+class Hub(BaseHTTPRequestHandler):
+    def do_HEAD(self):
+        self.send_response(int(self.path.split("/")[2]))
+        self.end_headers()
+    do_GET = do_HEAD
+    def log_message(self, *_):
+        pass
+
+import os
+server = HTTPServer(("127.0.0.1", 0), Hub)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+os.environ["HF_ENDPOINT"] = f"http://127.0.0.1:{server.server_port}"
+from spa3r.errors import TeacherError
+from spa3r.teachers.checkpoints import load_json
+for status in (401, 403):
+    try:
+        load_json(f"owner/{status}", "config.json")
+    except TeacherError as error:
+        print(error)
+"""
+
+
+def test_what_the_real_client_makes_of_a_refusal(tmp_path: Path) -> None:
+    """It wraps a 403 without the hub's own header into "not found in the cache"."""
+    hidden = {"HF_HUB_OFFLINE", "HF_TOKEN", "HF_ENDPOINT"}
+    env = {k: v for k, v in os.environ.items() if k not in hidden} | {"HF_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", ASK], env=env, capture_output=True, text=True, timeout=60
+    )
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2, done.stderr
+    for status, line in zip((401, 403), lines, strict=True):
+        assert f"access not granted (HTTP {status})" in line and "hf auth login" in line
+
+
+def test_folders_and_depths_where_files_are_expected(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").mkdir()
+    with pytest.raises(WeightsError, match="a folder, not a file"):
+        load_state_dict(tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    with pytest.raises(WeightsError, match="no readable JSON"):
+        load_json(tmp_path, "config.json")
 
 
 def test_every_misfit_is_named() -> None:

@@ -140,3 +140,16 @@ def test_equal_numbers_under_another_kind_have_another_hash(folder: Path) -> Non
     values["vision_config"]["num_attention_heads"] = 4  # no shape tells
     (folder / "config.json").write_text(json.dumps(values))
     assert ClipTeacher.from_uri(folder).hash != teacher.hash
+
+
+@pytest.mark.parametrize(
+    "change", [{"hidden_size": "x"}, {"hidden_act": "nope"}, {"patch_size": 0},
+               {"num_attention_heads": 7}],
+)  # fmt: skip
+def test_a_config_of_no_network_is_one_line(change: dict, folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["vision_config"] |= change
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(WeightsError, match="describes no network") as caught:
+        ClipTeacher.from_uri(folder)
+    assert "\n" not in str(caught.value)
