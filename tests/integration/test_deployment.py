@@ -118,7 +118,8 @@ def test_deployed_pretrain_completes_and_registers(
     assert (REPO / "prefect.yaml").read_bytes() == before, "deploy edited prefect.yaml"
     import mlflow
 
-    client = mlflow.MlflowClient(f"sqlite:///{home}/mlflow.db")
+    store = f"sqlite:///{home}/mlflow.db"
+    client = mlflow.MlflowClient(store, registry_uri=store)  # an earlier test has set another
     version = client.get_model_version_by_alias("spa3r-encoder", "candidate")
     run = client.get_run(version.run_id)
     assert run.info.status == "FINISHED"
