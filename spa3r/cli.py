@@ -69,8 +69,14 @@ def _parser() -> argparse.ArgumentParser:
     data = argparse.ArgumentParser(add_help=False, parents=[recipe])
     data.add_argument("--dataset", default="rooms", help="name of the ingested dataset")
 
-    def add(name: str, run: Any, summary: str, *parents: argparse.ArgumentParser) -> Any:
+    def add(
+        name: str, run: Any, summary: str, *parents: argparse.ArgumentParser, text: str = ""
+    ) -> Any:
+        """A command; `text` is its --help as it is laid out, else the summary."""
         command = commands.add_parser(name, help=summary, description=summary, parents=parents)
+        if text:
+            command.description = text
+            command.formatter_class = argparse.RawDescriptionHelpFormatter
         command.set_defaults(run=run)
         return command
 

@@ -34,10 +34,10 @@ examples:
 
 
 def register(add: Callable[..., argparse.ArgumentParser]) -> None:
-    """Adds the command; `add(name, run, summary)` is the one of spa3r/cli.py."""
-    command = add("convert", _convert, "a checkpoint of the authors -> an encoder of ours")
-    command.description = HELP
-    command.formatter_class = argparse.RawDescriptionHelpFormatter
+    """Adds the command; `add` is the one of spa3r/cli.py."""
+    command = add(
+        "convert", _convert, "a checkpoint of the authors -> an encoder of ours", text=HELP
+    )
     command.add_argument("source", help="file, folder, URL or Hugging Face id")
     command.add_argument("-o", "--out", required=True, help="folder to write")
     command.add_argument(

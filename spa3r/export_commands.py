@@ -27,10 +27,10 @@ examples:
 
 
 def register(add: Callable[..., argparse.ArgumentParser]) -> None:
-    """Adds the command; `add(name, run, summary)` is the one of spa3r/cli.py."""
-    command = add("export", _export, "a scene latent file -> PLY, GLB, COLMAP, NPZ, GIF or MP4")
-    command.description = HELP
-    command.formatter_class = argparse.RawDescriptionHelpFormatter
+    """Adds the command; `add` is the one of spa3r/cli.py."""
+    command = add(
+        "export", _export, "a scene latent file -> PLY, GLB, COLMAP, NPZ, GIF or MP4", text=HELP
+    )
     command.add_argument("scene", help="scene.safetensors file or URL")
     command.add_argument("-o", "--out", required=True, help="file to write, or folder for COLMAP")
     command.add_argument(

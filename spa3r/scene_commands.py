@@ -49,8 +49,8 @@ examples:
 
 
 def register(add: Callable[..., argparse.ArgumentParser]) -> None:
-    """Adds both commands; `add(name, run, summary)` is the one of spa3r/cli.py."""
-    encode = _described(add("encode", _encode, "a scan or photos -> a scene file"), ENCODE_HELP)
+    """Adds both commands; `add` is the one of spa3r/cli.py."""
+    encode = add("encode", _encode, "a scan or photos -> a scene file", text=ENCODE_HELP)
     encode.add_argument("views", nargs="+", metavar="VIEWS", help="a scan, a folder, or images")
     encode.add_argument("-o", "--out", required=True, help="scene.safetensors to write")
     encode.add_argument("--teacher", default=None, help="where the encoder's teacher lies")
@@ -63,7 +63,7 @@ def register(add: Callable[..., argparse.ArgumentParser]) -> None:
         "--points", type=_count, default=None, metavar="N",
         help="surface points to keep at most; 0: none (default 64000)",
     )  # fmt: skip
-    query = _described(add("query", _query, "a scene file -> features and depth"), QUERY_HELP)
+    query = add("query", _query, "a scene file -> features and depth", text=QUERY_HELP)
     query.add_argument("scene", help="scene.safetensors file or URL")
     query.add_argument("-o", "--out", required=True, help=".npz, .png, .gif or .mp4 file to write")
     cameras = query.add_mutually_exclusive_group()
@@ -83,12 +83,6 @@ def register(add: Callable[..., argparse.ArgumentParser]) -> None:
             "--dtype", choices=("auto", "float32", "bfloat16"), default="auto",
             help="of matrix products (auto: bfloat16 on a GPU that has it)",
         )  # fmt: skip
-
-
-def _described(command: argparse.ArgumentParser, text: str) -> argparse.ArgumentParser:
-    command.description = text
-    command.formatter_class = argparse.RawDescriptionHelpFormatter
-    return command
 
 
 def _count(text: str) -> int:

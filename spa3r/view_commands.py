@@ -18,10 +18,8 @@ examples:
 
 
 def register(add: Callable[..., argparse.ArgumentParser]) -> None:
-    """Adds the command; `add(name, run, summary)` is the one of spa3r/cli.py."""
-    command = add("view", _view, "a scene latent file in the browser")
-    command.description = HELP
-    command.formatter_class = argparse.RawDescriptionHelpFormatter
+    """Adds the command; `add` is the one of spa3r/cli.py."""
+    command = add("view", _view, "a scene latent file in the browser", text=HELP)
     command.add_argument("scene", help="scene.safetensors file or URL")
     command.add_argument("--encoder", help="that made the latents: registry URI, folder or hub id")
     command.add_argument(

@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: the reference material and one thread per process."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,15 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no reference material at {folder} (set SPA3R_SHARED)")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def environment_of_its_own() -> Iterator[None]:
+    """No test sees variables of an earlier one: MLflow exports the server it was last told of."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 def golden_names() -> list[str]:

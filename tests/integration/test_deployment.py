@@ -59,7 +59,8 @@ def wait_for(url: str, process: subprocess.Popen, log: Path, seconds: float = 90
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
     port = free_port()
-    return os.environ | {
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "SPA3R_"))}
+    return inherited | {
         "SPA3R_HOME": str(tmp_path / "home"),
         "SPA3R_WORKERS": "1",
         "SPA3R_TRAIN_WORKERS": "1",

@@ -193,7 +193,7 @@ def test_the_command_ends_with_ctrl_c(tmp_path: Path) -> None:
     program = (
         "import argparse; from spa3r.view_commands import register;"
         "p = argparse.ArgumentParser();"
-        "register(lambda name, run, summary: (p.set_defaults(run=run), p)[1]);"
+        "register(lambda name, run, summary, text: (p.set_defaults(run=run), p)[1]);"
         "a = p.parse_args(); a.run(a)"
     )
     command = [sys.executable, "-c", program, str(path), "--port", str(port)]

@@ -1,6 +1,5 @@
 """`spa3r convert` at small size, with numbers: there, used, and back."""
 
-import argparse
 import json
 import logging
 import pickle
@@ -33,6 +32,7 @@ from tests.authors_files import (
     small_authors,
     vlm_folder,
 )
+from tests.commands import parser_of
 from tests.scan_arrays import scan_arrays
 from tests.small_vggt import SMALL
 
@@ -328,15 +328,7 @@ def test_code_in_a_pickle_is_refused_and_never_run(authors: Authors, tmp_path: P
 def test_the_command_passes_its_arguments_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    parser = argparse.ArgumentParser()
-    commands = parser.add_subparsers()
-
-    def add(name: str, run: object, summary: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=summary, description=summary)
-        command.set_defaults(run=run)
-        return command
-
-    convert_commands.register(add)
+    parser = parser_of(convert_commands.register)
     asked = []
 
     def fake(*args: object, **kwargs: object) -> Converted:

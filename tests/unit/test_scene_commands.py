@@ -1,6 +1,5 @@
 """`spa3r encode` and `spa3r query`, as a shell would call them."""
 
-import argparse
 import json
 import logging
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from spa3r.errors import ConfigError, ImageError, SceneError, Spa3RError, Teache
 from spa3r.hub import Spa3REncoder
 from spa3r.latent import SceneLatent
 from spa3r.scene_commands import _spread, register
+from tests.commands import parser_of
 from tests.scan_arrays import scan_arrays
 from tests.sens_maker import make_sens
 from tests.untrained import save_untrained, untrained_photographer
@@ -27,15 +27,7 @@ Command = Callable[..., str]
 def spa3r(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> Command:
     """Runs a command in an empty folder; returns what it prints."""
     monkeypatch.chdir(tmp_path)
-    parser = argparse.ArgumentParser()
-    commands = parser.add_subparsers(required=True)
-
-    def add(name: str, run: Any, summary: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=summary)
-        command.set_defaults(run=run)
-        return command
-
-    register(add)
+    parser = parser_of(register)
 
     def call(*words: Any) -> str:
         arguments = parser.parse_args([str(word) for word in words])

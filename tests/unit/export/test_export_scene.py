@@ -15,6 +15,7 @@ from spa3r.export.scene import COLOURS, FORMATS, export_scene, in_metres
 from spa3r.export.turntable import turntable
 from spa3r.latent import SceneLatent
 from spa3r.point_cloud import PointCloud, coloured, surface_points
+from tests.commands import parser_of
 from tests.scene_maker import box_scene, untrained
 from tests.unit.export import colmap_reader
 
@@ -159,16 +160,7 @@ def test_in_metres_keeps_rotations_and_forgets_what_is_in_the_old_unit() -> None
 
 
 def parsed(*words: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    commands = parser.add_subparsers(required=True)
-
-    def add(name: str, run: object, summary: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=summary)
-        command.set_defaults(run=run)
-        return command
-
-    export_commands.register(add)
-    return parser.parse_args(["export", *words])
+    return parser_of(export_commands.register).parse_args(["export", *words])
 
 
 def test_the_command_prints_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -241,6 +233,6 @@ def test_a_disk_that_fills_up_is_one_line(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_the_help_offers_what_the_library_knows() -> None:
     parser = argparse.ArgumentParser()
-    export_commands.register(lambda name, run, summary: parser)
+    export_commands.register(lambda *names, text: parser)
     offered = {action.dest: action.choices for action in parser._actions if action.choices}
     assert offered == {"format": FORMATS, "colour": COLOURS, "units": ("scene", "metres")}
