@@ -15,8 +15,7 @@ ENV DO_NOT_TRACK=true \
 WORKDIR /opt/spa3r
 COPY requirements.lock ./
 RUN pip install torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu \
-    && pip install --no-deps -r requirements.lock \
-    && pip install s3fs==2026.9.0 boto3
+    && pip install --no-deps -r requirements.lock
 COPY . .
 RUN pip install --no-deps --no-build-isolation -e .
 

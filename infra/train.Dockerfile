@@ -19,8 +19,7 @@ WORKDIR /opt/spa3r
 COPY requirements.lock ./
 RUN python3.12 -m venv /opt/venv \
     && pip install torch==2.13.0 \
-    && pip install --no-deps -r requirements.lock \
-    && pip install s3fs==2026.9.0 boto3
+    && pip install --no-deps -r requirements.lock
 COPY . .
 RUN pip install --no-deps --no-build-isolation -e .
 
