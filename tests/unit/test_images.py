@@ -131,6 +131,8 @@ def test_raw_rgb_must_have_exactly_its_bytes():
     short = EncodedImage(data=rgb.tobytes()[:-1], codec="raw_rgb8", size=(8, 4))
     with pytest.raises(ImageError, match="95 bytes"):
         images.decode_color(short)
+    with pytest.raises(ImageError, match="without a declared size"):
+        images.decode_color(EncodedImage(data=rgb.tobytes(), codec="raw_rgb8"))
 
 
 # --- depth and labels -----------------------------------------------------------------------------
@@ -141,6 +143,64 @@ def test_depth_codecs_agree():
     raw = depth_stream(DEPTH, data=DEPTH.tobytes(), codec="raw_u16")
     for stored in (png, raw, depth_stream(DEPTH)):
         np.testing.assert_array_equal(images.decode_depth(stored), DEPTH)
+
+
+def pgm(header: bytes, values: np.ndarray = DEPTH) -> EncodedDepth:
+    return EncodedDepth(data=header + values.astype(">u2").tobytes(), codec="pgm_u16")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"P5\n64 48\n65535\n",
+        b"P5 64 48 5000 ",
+        b"P5\r\n# made by hand\r\n64 # width\n48\n#\n65535\n",
+        b"P5\t064\n\n48\n65535\n",
+    ],
+)
+def test_depth_of_a_pgm_is_big_endian(header: bytes):
+    found = images.decode_depth(pgm(header))
+    assert found.dtype == np.uint16
+    np.testing.assert_array_equal(found, DEPTH)
+
+
+def test_a_pgm_may_start_like_its_header_goes_on():
+    """Exactly one blank ends the header: the first depth may look like another, or like a '#'."""
+    values = DEPTH.copy()
+    values[0, :4] = 0x2020, 0x0A0A, 0x2335, 0x3030
+    np.testing.assert_array_equal(images.decode_depth(pgm(b"P5\n64 48\n65535\n", values)), values)
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        (b"P2\n64 48\n65535\n", "not a binary PGM"),
+        (b"P564 48\n65535\n", "not a binary PGM"),
+        (b"P5\n64 -48\n65535\n", "not a binary PGM"),
+        (b"P5\n" + b"#" * 5000 + b"\n64 48\n65535\n", "not a binary PGM"),
+        (b"P5\n640000 48\n65535\n", "not a binary PGM"),
+        (b"P5\n64 49\n65535\n", "64 x 49 has 6144 bytes"),
+        (b"P5\n32 48\n65535\n", "32 x 48 has 6144 bytes"),
+        (b"P5\n64 48\n255\n", "16-bit values are needed"),
+        (b"P5\n64 48\n65536\n", "16-bit values are needed"),
+        (b"P5\n64 48\n0\n", "16-bit values are needed"),
+        (b"P5\n0 48\n65535\n", "0 x 48; sides"),
+        (b"P5\n99999 99999\n65535\n", "99999 x 99999; sides"),
+    ],
+)
+def test_a_pgm_that_lies_is_refused(header: bytes, said: str):
+    with pytest.raises(ImageError, match=said):
+        images.decode_depth(pgm(header))
+
+
+def test_a_pgm_has_the_declared_size_and_units():
+    whole = b"P5\n64 48\n65535\n" + DEPTH.astype(">u2").tobytes()
+    with pytest.raises(ImageError, match="declares 48 x 64"):
+        images.decode_depth(EncodedDepth(data=whole, codec="pgm_u16", size=(48, 64)))
+    with pytest.raises(ImageError, match="6143 bytes"):
+        images.decode_depth(EncodedDepth(data=whole[:-1], codec="pgm_u16", size=(64, 48)))
+    fifths = EncodedDepth(data=whole, codec="pgm_u16", size=(64, 48), units_per_metre=5000.0)
+    np.testing.assert_array_equal(images.decode_depth(fifths), np.rint(DEPTH / 5))
 
 
 def test_depth_units_become_millimetres_and_far_is_unknown():
@@ -206,6 +266,51 @@ def test_shard_parts_round_trip():
     np.testing.assert_array_equal(images.decode_label_png(images.encode_label_png(labels)), labels)
 
 
+# --- masks ----------------------------------------------------------------------------------------
+
+MASK = np.array([[255, 254, 128], [1, 0, 255]], np.uint8)
+HARD = [[255, 0, 0], [0, 0, 255]]
+
+
+def png(array: np.ndarray) -> bytes:
+    return cv2.imencode(".png", array)[1].tobytes()
+
+
+def test_only_what_is_wholly_usable_stays_in_a_mask():
+    raw = EncodedImage(data=MASK.tobytes(), codec="raw_gray8", size=(3, 2))
+    for stored in (encoded(png(MASK)), encoded(png(MASK), size=(3, 2)), raw):
+        found = images.decode_mask(stored)
+        assert found.dtype == np.uint8 and found.tolist() == HARD
+    assert images.decode_mask_png(images.encode_mask_png(MASK)).tolist() == HARD
+
+
+@pytest.mark.parametrize(
+    ("mask", "said"),
+    [
+        (encoded(png(picture(8, 4))), "one-channel"),
+        (encoded(png(np.dstack([picture(8, 4), picture(8, 4)[..., :1]]))), "one-channel"),
+        (encoded(png(MASK.astype(np.uint16) * 257)), "uint16, 8-bit"),
+        (encoded(png(MASK), size=(2, 3)), "declares 2 x 3"),
+        (encoded(png(MASK)[:-20]), "does not decode"),
+        (encoded(b"no image"), "not a JPEG"),
+        (EncodedImage(data=MASK.tobytes(), codec="raw_gray8", size=(3, 3)), "6 bytes"),
+        (EncodedImage(data=MASK.tobytes(), codec="raw_gray8"), "without a declared size"),
+        (EncodedImage(data=MASK.tobytes(), codec="raw_gray8", size=(1 << 20, 1)), "sides must"),
+        (EncodedImage(data=bytes(18), codec="raw_rgb8", size=(3, 2)), "raw RGB pixels"),
+    ],
+)
+def test_something_else_than_a_mask_is_refused(mask: EncodedImage, said: str):
+    with pytest.raises(ImageError, match=said):
+        images.decode_mask(mask)
+
+
+def test_a_gray_mask_is_no_picture():
+    gray = EncodedImage(data=MASK.tobytes(), codec="raw_gray8", size=(3, 2))
+    assert images.stored_size(gray) == (3, 2)
+    with pytest.raises(ImageError, match="gray pixels where a colour"):
+        images.decode_color(gray)
+
+
 # --- sizes ----------------------------------------------------------------------------------------
 
 
@@ -214,7 +319,10 @@ def test_shard_parts_round_trip():
     [
         ((640, 480), 518, 14, (518, 378)),  # the published size
         ((1296, 968), 518, 14, (518, 378)),
-        ((480, 640), 518, 14, (518, 686)),
+        ((480, 640), 518, 14, (518, 518)),
+        ((3000, 3001), 518, 14, (518, 518)),
+        ((480, 640), 240, 28, (224, 224)),
+        ((500, 495), 518, 14, (518, 504)),
         ((224, 168), 224, 14, (224, 168)),
         ((100, 80), 224, 14, (224, 168)),
     ],
@@ -230,7 +338,7 @@ def test_impossible_shapes_are_refused(source):
         images.fit_size(source, 518, 14)
 
 
-@pytest.mark.parametrize("source", [(1296, 968), (640, 480), (96, 72), (480, 640)])
+@pytest.mark.parametrize("source", [(1296, 968), (640, 480), (96, 72), (480, 640), (242, 517)])
 def test_image_and_intrinsics_are_resized_together(source):
     """A blob drawn where K projects a point is found where the scaled K projects it."""
     width, height = source
@@ -246,6 +354,29 @@ def test_image_and_intrinsics_are_resized_together(source):
     y, x = np.mgrid[0 : size.height, 0 : size.width] + 0.5
     found = np.array([(small * x).sum(), (small * y).sum()]) / small.sum()
     np.testing.assert_allclose(found, (images.scale_K(K, size) @ point)[:2], atol=0.1)
+
+
+@pytest.mark.parametrize("orientation", [1, 6, 8])
+def test_a_portrait_photo_is_its_middle_square(orientation: int):
+    """Stored upright, or lying on either side: 960 x 1280 -> 224 x 299 -> rows 37 to 261."""
+    upright = picture(960, 1280)
+    turned = np.rot90(upright, {1: 0, 6: 1, 8: -1}[orientation])
+    image = encoded(jpeg(np.ascontiguousarray(turned), orientation), oriented=True)
+    size = images.fit_size(images.stored_size(image), 224, 14)
+    assert (size.width, size.height, size.scaled_height, size.top) == (224, 224, 299, 37)
+    found = images.resize_color(images.decode_color(image, (224, 299)), size)
+    middle = cv2.resize(upright, (224, 299), interpolation=cv2.INTER_AREA)[37:261]
+    assert np.abs(found.astype(int) - middle).mean() < 2
+    depth = np.repeat(np.arange(1280)[:, None], 960, axis=1)  # of each pixel its row
+    rows = images.resize_nearest(depth, size)[:, 0]
+    assert abs(rows[0] - 37.5 * 1280 / 299) <= 1 and abs(rows[-1] - 260.5 * 1280 / 299) <= 1
+
+
+def test_the_principal_point_of_a_portrait_picture_stays_in_its_square():
+    K = np.array([[900.0, 0, 480], [0, 900, 640], [0, 0, 1]])
+    found = images.scale_K(K, images.fit_size((960, 1280), 224, 14))
+    np.testing.assert_allclose(found[:, 2], (112, 299 / 2 - 37, 1))
+    np.testing.assert_allclose(np.diag(found), (900 * 224 / 960, 900 * 299 / 1280, 1))
 
 
 def test_colour_decoded_at_reduced_size_lands_on_the_same_pixels():

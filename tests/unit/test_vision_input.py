@@ -120,7 +120,7 @@ def test_sizes_may_differ_and_aspect_ratios_may_not(tmp_path: Path):
     portrait = png(tmp_path, "tall.png", Image.fromarray(RGB).rotate(90, expand=True))
     with pytest.raises(ImageError) as caught:
         prepare([RGB, half, portrait])
-    for part in ("112 x 84 -> 56 x 42 (image 0)", f"84 x 112 -> 56 x 70 ({portrait})",
+    for part in ("112 x 84 -> 56 x 42 (image 0)", f"84 x 112 -> 56 x 56 ({portrait})",
                  "one aspect ratio", "separate scenes"):  # fmt: skip
         assert part in str(caught.value)
 
