@@ -11,11 +11,13 @@ from preprocessing.scene import Damage, Frame
 from spa3r import images, schema
 from spa3r.config import IngestSpec
 from spa3r.errors import FormatError, ImageError
+from spa3r.images import EncodedImage
 
 COLUMN_OF_PART: Final = {
     schema.COLOR_PART: "color",
     schema.DEPTH_PART: "depth",
     schema.LABEL_PART: "label",
+    schema.MASK_PART: "mask",
 }
 """Parts that the manifest gives random access to, and the prefix of their columns."""
 
@@ -48,6 +50,7 @@ class Decoded:
     rgb_HW3: np.ndarray  # uint8
     depth_mm_HW: np.ndarray | None  # uint16
     labels_HW: np.ndarray | None  # uint8 NYU40
+    mask_HW: np.ndarray | None  # uint8, 255 = use
 
 
 def decode(frame: Frame, to_nyu40: np.ndarray | None, spec: IngestSpec) -> Decoded | Damage:
@@ -58,11 +61,13 @@ def decode(frame: Frame, to_nyu40: np.ndarray | None, spec: IngestSpec) -> Decod
     """
     if reason := judge(spec, world_from_camera_44=frame.world_from_camera_44):
         return Damage(index=frame.index, reason=reason, detail="its pose is no rigid transform")
-    reading, depth_mm, labels = schema.DROP_IMAGE, None, None
+    reading, depth_mm, labels, mask = schema.DROP_IMAGE, None, None, None
     try:
         size = images.fit_size(images.stored_size(frame.color), spec.width, spec.multiple)
-        smallest = (size.scaled_width, size.scaled_height)
-        rgb = images.resize_color(images.decode_color(frame.color, smallest), size)
+        rgb = _color(frame, size)
+        if frame.mask is not None:
+            reading = schema.DROP_MASK_IMAGE
+            mask = _mask(frame, frame.mask, size)
         if frame.labels is not None and to_nyu40 is not None:
             reading = schema.DROP_LABEL_IMAGE
             labels = images.resize_nearest(images.decode_labels(frame.labels, to_nyu40), size)
@@ -74,7 +79,22 @@ def decode(frame: Frame, to_nyu40: np.ndarray | None, spec: IngestSpec) -> Decod
         return Damage(index=frame.index, reason=reading, detail=str(error))
     if reason := judge(spec, rgb=rgb, depth_mm_HW=depth_mm):
         return Damage(index=frame.index, reason=reason, detail="below the limit of the spec")
-    return Decoded(size, rgb, depth_mm, labels)
+    return Decoded(size, rgb, depth_mm, labels, mask)
+
+
+def _color(frame: Frame, size: images.WorkingSize) -> np.ndarray:
+    """(height, width, 3) at working size; a lens is undone first, in the size it belongs to."""
+    if frame.lens is not None:
+        return images.resize_color(frame.lens.color(images.decode_color(frame.color)), size)
+    smallest = (size.scaled_width, size.scaled_height)
+    return images.resize_color(images.decode_color(frame.color, smallest), size)
+
+
+def _mask(frame: Frame, mask: EncodedImage, size: images.WorkingSize) -> np.ndarray:
+    mask_HW = images.decode_mask(mask)
+    if frame.lens is not None:
+        mask_HW = frame.lens.mask(mask_HW)
+    return images.resize_nearest(mask_HW, size)
 
 
 def prepare(
@@ -110,6 +130,8 @@ def prepare(
         parts[schema.DEPTH_PART] = images.encode_depth_png(found.depth_mm_HW)
     if found.labels_HW is not None:
         parts[schema.LABEL_PART] = images.encode_label_png(found.labels_HW)
+    if found.mask_HW is not None:
+        parts[schema.MASK_PART] = images.encode_mask_png(found.mask_HW)
     return Sample(parts, row)
 
 

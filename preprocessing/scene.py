@@ -1,20 +1,22 @@
 """What every reader of raw data returns: a scene is metadata plus a stream of still-encoded frames.
 
 `preprocessing.sources.open_scenes(root, dataset)` lists a dataset's scenes without opening any of
-them; `with source.open() as scene` then reads one, frame by frame, never as a whole.
+them; `with source.open() as scene` then reads one, frame by frame, never as a whole. A new dataset
+is one module with two classes, a source and a scene (docs/data.md, "Adding a reader").
 """
 
+import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
-from fsspec.core import url_to_fs
 
 from spa3r.images import EncodedDepth, EncodedImage
-from spa3r.storage import join
+from spa3r.lens import Undistortion
+from spa3r.storage import filesystem, join
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,8 +30,13 @@ class Frame:
     """None: the dataset has no depth."""
     labels: bytes | None
     """PNG of 8 or 16 bits, values are the dataset's label ids; None: not labelled."""
+    mask: EncodedImage | None = None
+    """255 = use, 0 = made unrecognisable; of the colour image's size. None: all of it is used."""
+    lens: Undistortion | None = None
+    """What turns colour image and mask into a pinhole camera's, one object for a whole scene; None:
+    they are a pinhole's as stored. Depth and labels must be registered to the result."""
     K_33: np.ndarray | None
-    """float64, pixels of the colour image as stored; None: unknown (photos)."""
+    """float64, pixels of the colour image as stored, or after `lens`; None: unknown (photos)."""
     world_from_camera_44: np.ndarray | None
     """float64. None: the dataset has no poses. Invalid values are kept for `quality` to judge."""
     timestamp_us: int
@@ -65,8 +72,20 @@ class Scene(Protocol):
         """What was wrong with the scene's files, one line each; complete once `frames` has run."""
         ...
 
-    def frames(self, stride: int = 1) -> Iterator[Frame | Damage]:
-        """One entry for each of `indices[::stride]`, in order; frames between are seeked past."""
+    def frames(self, numbers: Sequence[int] | None = None) -> Iterator[Frame | Damage]:
+        """One entry for each of the given frame numbers, in order; frames between are seeked past.
+
+        Args:
+            numbers: ascending, out of `indices`; None: all. May be called again with others.
+        """
+        ...
+
+    def objects(self) -> dict[str, Any] | None:
+        """What schema.OBJECTS_SUFFIX describes; None: the scene is not annotated.
+
+        Raises:
+            FormatError: annotations that contradict each other or are damaged.
+        """
         ...
 
 
@@ -87,6 +106,14 @@ class SceneSource(Protocol):
     @property
     def url(self) -> str:
         """File or folder the scene is read from."""
+        ...
+
+    @property
+    def content(self) -> tuple[str, ...]:
+        """URLs of all that is read: files, whole folders, or globs ("*" in the last part).
+
+        Their names, sizes and times are the scene's signature: a change makes ingest read it again.
+        """
         ...
 
     @property
@@ -111,24 +138,33 @@ def base_name(url: str) -> str:
 
 
 def scene_name(url: str) -> str:
-    """Name of the scene in a file or folder, fit for shard keys: no dots, blanks or slashes."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "_", base_name(url).removesuffix(".sens"))
+    """Name of the scene in a file or folder, fit for shard keys: no dots, blanks or slashes.
+
+    Where letters are lost that are not ASCII, a hash of the name keeps scenes apart.
+    """
+    name = base_name(url).removesuffix(".sens")
+    fit = re.sub(r"[^A-Za-z0-9_-]+", "_", name)
+    if name.isascii():
+        return fit
+    return f"{fit.strip('_') or 'scene'}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:
     """Sort key that puts 9.jpg before 10.jpg, zero-padded or not, and numbers before letters."""
+    parts = (part for part in re.split(r"([0-9]+)", name) if part)
+    # Digits compare by their number and then as text: names from a hostile file may hold thousands.
     return [
-        (0, int(part), "") if part.isdecimal() else (1, 0, part)
-        for part in re.split(r"([0-9]+)", name)
-        if part
+        (0, len(digits := part.lstrip("0")), digits) if part.isdecimal() else (1, 0, part)
+        for part in parts
     ]
 
 
 def subfolders(url: str) -> list[str]:
     """Sorted URLs of the folders directly in a folder; [] if it is absent."""
-    fs, path = url_to_fs(url)
-    if not fs.isdir(path):
+    fs, path = filesystem(url)
+    try:
+        entries = fs.ls(path, detail=True)
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    entries = fs.ls(path, detail=True)
     folders = (base_name(str(e["name"])) for e in entries if e["type"] == "directory")
     return [join(url, name) for name in sorted(folders)]

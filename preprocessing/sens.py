@@ -8,7 +8,7 @@ checked against the bytes left before anything is read, one frame at most is in 
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import IO, Final, Literal, NamedTuple
+from typing import IO, Any, Final, Literal, NamedTuple
 
 import numpy as np
 
@@ -102,8 +102,10 @@ class SensReader:
         """All frame numbers the header announces."""
         return range(self.header.num_frames)
 
-    def frames(self, stride: int = 1) -> Iterator[Frame | Damage]:
-        """Every stride-th frame; once the file is cut short, Damage for each one it still owes."""
+    def frames(self, numbers: Sequence[int] | None = None) -> Iterator[Frame | Damage]:
+        """The given frames; once the file is cut short, Damage for each one it still owes."""
+        numbers = self.indices if numbers is None else numbers
+        wanted = frozenset(numbers)
         self.problems.clear()
         if self._K_33 is None:
             self.problems.append(f"{self._name}: the colour intrinsics are no camera; ignored")
@@ -112,14 +114,18 @@ class SensReader:
             entry = self._frame_entry(index, end)
             if isinstance(entry, str):
                 self.problems.append(f"{self._name}: {entry}")
-                for lost in self.indices[::stride]:
+                for lost in numbers:
                     if lost >= index:
                         yield Damage(index=lost, reason=DROP_TRUNCATED, detail=entry)
                 return
-            if index % stride == 0:
+            if index in wanted:
                 yield self._frame(entry)
             end = entry.end
         self._check_tail(end)
+
+    def objects(self) -> dict[str, Any] | None:
+        """None: a `.sens` file holds no annotations."""
+        return None
 
     # --- header -----------------------------------------------------------------------------------
 

@@ -34,21 +34,38 @@ class IngestSpec:
     """How one scan becomes one shard."""
 
     width: int = 518
-    """Working width in pixels; the height follows the aspect ratio."""
+    """Working width in pixels; the height follows the aspect ratio, and is at most the width."""
     multiple: int = 14
     """Width and height are centre-cropped to a multiple of this (the teacher's patch size)."""
     stride: int = 1
     """Keep every stride-th frame of the scan."""
+    max_frames: int = 0
+    """Keep at most this many of them, picked by `choice`; 0: all."""
+    choice: Literal["uniform", "sharpest", "coverage"] = "uniform"
+    """Evenly spaced; the sharpest of each of max_frames equal windows; or greedily those that see
+    most of what no earlier one saw (needs depth, poses and intrinsics)."""
     jpeg_quality: int = 95
     min_sharpness: float = 0.0
     """Drop a frame whose sharpness (variance of the Laplacian, 8-bit grey at working size) is
     below this; 0 keeps all."""
+    max_clipped_share: float = 1.0
+    """Drop a frame when more than this share of its pixels is black or blown out; 1 keeps all."""
     min_depth_share: float = 0.02
     """Drop a frame with depth when less than this share of its pixels is measured."""
     max_drop_share: float = 0.9
     """A scene that loses more than this share of the frames it looked at is an error."""
     min_frames: int = 1
     """A scene with fewer kept frames is an error."""
+    benchmark_scenes: Literal["keep_out", "allow"] = "keep_out"
+    """Scenes that benchmarks ask about never get the split "train", whatever the lists say; "allow"
+    lifts that, and the manifest records it."""
+
+    def shard_hash(self) -> str:
+        """Identity of the settings that shape a shard: not of those that only judge the result."""
+        shaping = to_dict(self)
+        for judging in ("max_drop_share", "min_frames", "benchmark_scenes"):
+            del shaping[judging]
+        return config_hash(shaping)
 
     def __post_init__(self) -> None:
         _require(self.multiple > 0, f"multiple must be positive, got {self.multiple}")
@@ -57,8 +74,10 @@ class IngestSpec:
             f"working width {self.width} is not a positive multiple of {self.multiple}",
         )
         _require(self.stride >= 1, f"stride must be at least 1, got {self.stride}")
+        _require(self.max_frames >= 0, f"max_frames must not be negative, got {self.max_frames}")
         _require(1 <= self.jpeg_quality <= 100, f"jpeg_quality {self.jpeg_quality} not in 1..100")
         _require(self.min_sharpness >= 0, "min_sharpness must not be negative")
+        _require(0 < self.max_clipped_share <= 1, "max_clipped_share must lie in (0, 1]")
         _require(0 <= self.min_depth_share <= 1, "min_depth_share must lie in 0..1")
         _require(0 < self.max_drop_share <= 1, "max_drop_share must lie in (0, 1]")
         _require(self.min_frames >= 1, "min_frames must be at least 1")

@@ -8,18 +8,19 @@ Conventions, stated here once and nowhere contradicted:
 * pixel centres lie at +0.5: the top-left pixel is centred on (0.5, 0.5); ``K`` is in pixels of the
   image it stands beside, and image and ``K`` always change together;
 * depth maps are z-depth, uint16 millimetres, 0 = no measurement; images are RGB uint8;
-* labels are NYU40 ids, uint8, 0 = unlabelled.
+* labels are NYU40 ids, uint8, 0 = unlabelled; masks are uint8, 255 = use, 0 = made unrecognisable.
 """
 
 from typing import Final
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 # --- frame shards: one tar per scene, one sample per kept frame -----------------------------------
 # Sample key: "<scene>-<frame:06d>". Parts, by WebDataset extension:
 COLOR_PART: Final = "color.jpg"  # RGB at the working size
 DEPTH_PART: Final = "depth.png"  # uint16 mm, resampled (nearest) to the colour's working size
 LABEL_PART: Final = "label.png"  # uint8 NYU40 ids, same size; only where the dataset has labels
+MASK_PART: Final = "mask.png"  # uint8, same size; only where a dataset hides persons or screens
 CAMERA_PART: Final = "camera.json"  # see preprocessing/frames.py: K, world_from_camera, size, time
 
 # --- the manifest: one row per frame of the scan, dropped ones included --------------------------
@@ -31,13 +32,15 @@ MANIFEST_COLUMNS: Final = (
     ("frame", "int32"),  # number of the frame in the scan
     ("kept", "bool"),
     ("reason", "string"),  # why it was dropped: one of DROP_REASONS; "" when kept
-    ("shard", "string"),  # file name of the tar, relative to the manifest; "" when dropped
+    ("shard", "string"),  # tar, relative to the manifest (merged: a path or URL); "" when dropped
     ("color_offset", "int64"),
     ("color_size", "int64"),
     ("depth_offset", "int64"),  # -1 where the frame has no depth
     ("depth_size", "int64"),
     ("label_offset", "int64"),  # -1 where the frame has no labels
     ("label_size", "int64"),
+    ("mask_offset", "int64"),  # -1 where the frame has no mask
+    ("mask_size", "int64"),
     ("width", "int32"),  # working size in pixels
     ("height", "int32"),
     ("K", "list<double>"),  # 9 numbers, row-major, working pixels; empty when unknown (photos)
@@ -45,22 +48,35 @@ MANIFEST_COLUMNS: Final = (
     ("timestamp_us", "int64"),  # -1 when unknown
 )
 
-DROP_STRIDE: Final = "stride"  # not chosen by the frame stride
+DROP_STRIDE: Final = "stride"  # not one of every stride-th frame
+DROP_CHOICE: Final = "not_chosen"  # left out by the frame choice (max_frames)
+DROP_TEST: Final = "test_frame"  # the dataset keeps it for novel-view evaluation
+DROP_UNREGISTERED: Final = "unregistered"  # the dataset has no pose for this picture
 DROP_POSE: Final = "invalid_pose"  # -inf, NaN, zero or not a rotation
 DROP_BLUR: Final = "blur"
+DROP_EXPOSURE: Final = "exposure"  # too much of it is black or blown out
 DROP_DEPTH: Final = "empty_depth"
+DROP_MISSING: Final = "missing_image"  # announced, but there is no such file
 DROP_IMAGE: Final = "unreadable_image"
 DROP_DEPTH_IMAGE: Final = "unreadable_depth"
 DROP_LABEL_IMAGE: Final = "unreadable_labels"
+DROP_MASK_IMAGE: Final = "unreadable_mask"
+DROP_SIZE: Final = "other_size"  # not of the shape of the scene's first kept frame
 DROP_TRUNCATED: Final = "truncated"  # the scan's file ends before this frame does
+NOT_LOST: Final = (DROP_STRIDE, DROP_CHOICE, DROP_TEST, DROP_UNREGISTERED)
+"""Reasons that say nothing against the scan: such frames do not count as lost."""
 DROP_REASONS: Final = (
-    DROP_STRIDE,
+    *NOT_LOST,
     DROP_POSE,
     DROP_BLUR,
+    DROP_EXPOSURE,
     DROP_DEPTH,
+    DROP_MISSING,
     DROP_IMAGE,
     DROP_DEPTH_IMAGE,
     DROP_LABEL_IMAGE,
+    DROP_MASK_IMAGE,
+    DROP_SIZE,
     DROP_TRUNCATED,
 )
 
@@ -86,6 +102,14 @@ LANG_TOKENS: Final = "lang"  # (N, Dl) stored dtype
 KIND_NAMES: Final = {GEO_TOKENS: "geometric", SEM_TOKENS: "semantic", LANG_TOKENS: "linguistic"}
 KINDS: Final = tuple(KIND_NAMES)
 FRAME_KINDS: Final = (SEM_TOKENS, LANG_TOKENS)
+
+# --- objects of a scene: "<scene>.objects.json" beside its tar, where the dataset is annotated ---
+# {"room_size": m2 or null, "room_center": [3] or null, "object_counts": {category: n},
+#  "object_bboxes": {category: [{"instance_id", "centroid": [3], "axesLengths": [3] full extents,
+#  "normalizedAxes": [9] one axis after the other, "min": [3], "max": [3]}]},
+#  "aligned_from_world": [16]}; metres, the scene's axis-aligned frame (z up), into which
+# aligned_from_world @ world_from_camera takes the manifest's poses.
+OBJECTS_SUFFIX: Final = ".objects.json"
 
 # --- sidecars: the completion mark of a unit of work, written last -------------------------------
 # {"schema", "stage", "unit", "spec_hash", "files": {name: {"bytes", "sha256"}}, "counts": {...}}

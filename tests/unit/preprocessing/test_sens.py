@@ -141,7 +141,7 @@ def test_stride_yields_every_nth_frame_and_reads_no_pixels_between():
 
     file = Counting(data)
     reader = SensReader(file, "scan.sens")
-    before, kept = file.taken, list(reader.frames(4))
+    before, kept = file.taken, list(reader.frames(reader.indices[::4]))
     assert [(f.index, f.timestamp_us) for f in kept if isinstance(f, Frame)] == [
         (0, 0),
         (4, 4),
@@ -156,7 +156,7 @@ def test_a_scan_can_be_read_twice_and_from_any_file_system():
         f.write(small_sens())
     with fsspec.open("memory://scans/a.sens", "rb") as f:
         reader = SensReader(f, "a.sens")
-        first, second = list(reader.frames(2)), list(reader.frames(2))
+        first, second = list(reader.frames(reader.indices[::2])), list(reader.frames(reader.indices[::2]))
     assert [f.index for f in first] == [f.index for f in second] == [0, 2, 4]
 
 
@@ -241,7 +241,7 @@ def check_mutations(rounds: int, seed: int) -> None:
             data[at] = rng.integers(256)
         tracemalloc.start()
         try:
-            for frame in open_small(bytes(data)).frames(1):
+            for frame in open_small(bytes(data)).frames():
                 unusable(frame)
         except FormatError:
             refused += 1
