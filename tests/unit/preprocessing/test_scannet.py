@@ -11,12 +11,18 @@ import numpy as np
 import pytest
 
 from preprocessing import scannet, sources
-from preprocessing.scannet import ScannetSource, find_scans, read_label_table
+from preprocessing.ingest import ingest_scene
+from preprocessing.rooms.annotations import write_annotations
+from preprocessing.rooms.layout import furnish
+from preprocessing.scannet import ScannetSource, find_scans
 from preprocessing.scene import Damage, Frame
+from preprocessing.signature import sign
+from spa3r.config import IngestSpec
 from spa3r.errors import ConfigError, FormatError, SceneError
-from spa3r.images import decode_color, decode_depth, decode_labels
-from spa3r.schema import DROP_DEPTH_IMAGE, DROP_LABEL_IMAGE, DROP_POSE
+from spa3r.images import decode_color, decode_depth
+from spa3r.schema import DROP_DEPTH_IMAGE, DROP_POSE
 from tests.conftest import shared_folder
+from tests.sens_maker import make_sens
 from tests.unit.preprocessing.test_sens import small_sens
 
 EXPORTS = sorted((shared_folder() / "data/scannet/export").glob("*.expected.json"))
@@ -38,7 +44,7 @@ def write_export(folder: Path, names: list[str], size: tuple[int, int] = (32, 24
 
 def read_all(source: ScannetSource, stride: int = 1) -> list[Frame | Damage]:
     with source.open() as scene:
-        return list(scene.frames(stride))
+        return list(scene.frames(scene.indices[::stride]))
 
 
 def only_scan(root: Path) -> ScannetSource:
@@ -90,6 +96,63 @@ def test_scenes_that_would_share_a_name_are_refused(tmp_path: Path):
         (tmp_path / name).write_bytes(small_sens(frames=1))
     with pytest.raises(SceneError, match=r"several scenes are called \['a_b'\]"):
         sources.open_scenes(str(tmp_path), "scannet")
+
+
+@pytest.mark.parametrize("root", ["scans/scene0000_00", "scans/scene0000_00/scene0000_00.sens"])
+def test_a_scans_own_folder_and_its_file_are_roots(tmp_path: Path, root: str):
+    folder = tmp_path / "scans/scene0000_00"
+    folder.mkdir(parents=True)
+    (folder / "scene0000_00.sens").write_bytes(small_sens(frames=2))
+    (source,) = sources.open_scenes(str(tmp_path / root), "scannet")
+    assert (source.name, source.url) == ("scene0000_00", str(folder / "scene0000_00.sens"))
+    assert sources.open_scenes(str(tmp_path / root) + "/", "scannet") == [source]
+
+
+def test_upper_case_files_are_found_and_hidden_ones_are_not(tmp_path: Path):
+    (tmp_path / "b").mkdir()
+    for path in (tmp_path / "a b.SENS", tmp_path / "b/b.Sens", tmp_path / "._a b.sens"):
+        path.write_bytes(small_sens(frames=1))
+    assert [source.name for source in find_scans(str(tmp_path))] == ["a_b", "b"]
+    assert all(isinstance(f, Frame) for s in find_scans(str(tmp_path)) for f in read_all(s))
+
+
+def test_released_scans_are_preferred_to_exports_beside_them(tmp_path: Path):
+    folder = write_export(tmp_path / "scene0000_00", ["0"])
+    (folder / "scene0000_00.sens").write_bytes(small_sens(frames=2))
+    for root in (tmp_path, folder):
+        assert only_scan(root).kind == "sens"
+
+
+def test_folders_are_not_opened_to_find_scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for number in range(50):
+        folder = tmp_path / f"scans/scene{number:04d}_00"
+        folder.mkdir(parents=True)
+        (folder / f"{folder.name}.sens").write_bytes(b"")
+    monkeypatch.setattr(scannet, "open_read", None)
+    monkeypatch.setattr(scannet, "exists", lambda url: False)
+    assert len(find_scans(str(tmp_path))) == 50
+
+
+def test_a_change_of_any_file_that_is_read_changes_the_signature(tmp_path: Path):
+    folder = tmp_path / "scans/a"
+    folder.mkdir(parents=True)
+    (folder / "a.sens").write_bytes(small_sens(frames=1))
+    seen = [sign(only_scan(tmp_path))]
+    for name in (
+        *("a.txt", "a_2d-label-filt.zip", "a_2d-label.zip", "label-filt/0.png", "label/0.png"),
+        *("a_vh_clean_2.ply", "a_vh_clean_2.0.010000.segs.json", "a.aggregation.json"),
+    ):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"1")
+        seen.append(sign(only_scan(tmp_path)))
+    assert [s.files for s in seen] == list(range(1, 10))
+    for name in ("a_vh_clean.ply", "a_2d-instance.zip", "ab.txt"):
+        (folder / name).write_bytes(b"1")
+    assert sign(only_scan(tmp_path)) == seen[-1]
+    export = write_export(tmp_path / "b", ["0"])
+    before = sign(only_scan(export))
+    (export / "pose/0.txt").write_text("changed")
+    assert sign(only_scan(export)).digest != before.digest
 
 
 # --- exported folders -----------------------------------------------------------------------------
@@ -174,119 +237,89 @@ def test_one_frame_number_twice_is_refused(tmp_path: Path):
         read_all(only_scan(folder))
 
 
-# --- labels ---------------------------------------------------------------------------------------
-
-TABLE = "id\traw_category\tnyu40id\n2\tchair\t5\n1191\tceiling fan\t40\n7\todd\t149\n9\tnone\t\n"
+# --- objects, and what is known to be wrong in the release ----------------------------------------
 
 
-def label_png(*ids: int) -> bytes:
-    return cv2.imencode(".png", np.array([ids], np.uint16))[1].tobytes()
+def annotated(root: Path, frames: int = 3, **options: object) -> Path:
+    """A `.sens` scan of one room's annotations, with one frame too many in its metadata."""
+    folder = root / "scans/scene0000_00"
+    make_sens(folder / "scene0000_00.sens", frames, **options)  # pyright: ignore[reportArgumentType]
+    write_annotations(folder, "scene0000_00", furnish(np.random.default_rng([0, 3])))
+    text = f"axisAlignment = 0 -1 0 0 1 0 0 0 0 0 1 0 0 0 0 1\nnumColorFrames = {frames + 1}\n"
+    (folder / "scene0000_00.txt").write_text(text)
+    return folder
 
 
-def test_labels_come_from_the_archive_beside_the_scan(tmp_path: Path):
-    (tmp_path / "scannetv2-labels.combined.tsv").write_text(TABLE)
-    folder = tmp_path / "scans/scene0000_00"
-    folder.mkdir(parents=True)
-    (folder / "scene0000_00.sens").write_bytes(small_sens(frames=2))
-    with zipfile.ZipFile(folder / "scene0000_00_2d-label-filt.zip", "w") as archive:
-        archive.writestr("label-filt/1.png", label_png(2, 1191, 7, 9, 60000))
+def test_objects_and_frames_go_into_the_shard(tmp_path: Path):
+    """Invalid poses stay as they are: multiplied with axisAlignment they would turn into NaN."""
+    annotated(tmp_path, frames=4, bad_poses=[1])
+    source = only_scan(tmp_path)
+    frames = read_all(source)
+    assert [f.index for f in frames] == [0, 1, 2, 3], "numColorFrames is not believed"
+    assert isinstance(frames[1], Frame)
+    np.testing.assert_array_equal(frames[1].world_from_camera_44, np.full((4, 4), -np.inf))
+    result = ingest_scene(source, IngestSpec(min_frames=1), str(tmp_path / "out"))
+    assert (result.kept, result.dropped, result.problems) == (3, {"invalid_pose": 1}, ())
+    content = json.loads((tmp_path / "out/scene0000_00.objects.json").read_text())
+    assert content["object_counts"]["wall"] == 4
+    assert content["aligned_from_world"][:4] == [0, -1, 0, 0]
+
+
+def test_objects_that_are_damaged_lose_no_frame(tmp_path: Path):
+    folder = annotated(tmp_path)
+    (folder / "scene0000_00_vh_clean_2.ply").write_bytes(b"ply")
+    result = ingest_scene(only_scan(tmp_path), IngestSpec(min_frames=1), str(tmp_path / "out"))
+    assert result.kept == 3 and not (tmp_path / "out/scene0000_00.objects.json").exists()
+    assert len(result.problems) == 1 and "_vh_clean_2.ply" in result.problems[0]
+
+
+def test_problems_of_objects_are_the_scenes(tmp_path: Path):
+    folder = annotated(tmp_path)
+    path = folder / "scene0000_00.aggregation.json"
+    content = json.loads(path.read_text())
+    content["segGroups"].append(content["segGroups"][0])
+    path.write_text(json.dumps(content))
     with only_scan(tmp_path).open() as scene:
-        first, second = scene.frames()
-        table = scene.label_to_nyu40
-    assert isinstance(first, Frame) and isinstance(second, Frame)
-    assert first.labels is None
-    assert second.labels is not None and table is not None
-    assert decode_labels(second.labels, table).tolist() == [[5, 40, 0, 0, 0]]
+        assert scene.problems == [] and scene.objects() is not None
+        assert len(scene.problems) == 1 and "objects 0 are there twice" in scene.problems[0]
 
 
-def test_labels_of_an_exported_folder(tmp_path: Path):
-    (tmp_path / "scannetv2-labels.combined.tsv").write_text(TABLE)
-    folder = write_export(tmp_path / "scan", ["0"])
-    (folder / "label").mkdir()
-    (folder / "label/0.png").write_bytes(label_png(2))
+def test_an_export_has_the_objects_in_its_folder(tmp_path: Path):
+    folder = write_export(tmp_path / "scene0000_00", ["0"])
+    write_annotations(folder, "scene0000_00", furnish(np.random.default_rng([0, 3])))
+    with only_scan(tmp_path).open() as scene:
+        content = scene.objects()
+    assert content is not None and content["object_counts"]["floor"] == 1
+
+
+def test_a_scan_without_any_pose_is_refused_by_ingest(tmp_path: Path):
+    """As scene0711_00 and others of the test scans."""
+    annotated(tmp_path, bad_poses=range(3))
+    with pytest.raises(SceneError, match=r"0 usable frames of 3 looked at \(3 invalid_pose\)"):
+        ingest_scene(only_scan(tmp_path), IngestSpec(min_frames=1), str(tmp_path / "out"))
+
+
+def test_a_scan_with_small_colour_needs_no_mending(tmp_path: Path):
+    """As 42 of the release: 640 x 480 colour with its own K."""
+    make_sens(tmp_path / "a.sens", 1, size=(640, 480))
     (frame,) = read_all(only_scan(tmp_path))
-    assert isinstance(frame, Frame) and frame.labels == label_png(2)
+    assert isinstance(frame, Frame) and frame.K_33 is not None
+    assert frame.K_33[0, 2] == 320 and decode_color(frame.color).shape == (480, 640, 3)
 
 
-def test_labels_are_ignored_without_the_table(tmp_path: Path):
-    folder = write_export(tmp_path / "scan", ["0"])
-    (folder / "label").mkdir()
-    (folder / "label/0.png").write_bytes(label_png(2))
-    (frame,) = read_all(only_scan(tmp_path))
-    assert isinstance(frame, Frame) and frame.labels is None
+def test_a_label_table_concerns_labelled_scans_only(tmp_path: Path):
+    for name in ("a", "b"):
+        make_sens(tmp_path / f"{name}.sens", frames=1)
+    (tmp_path / "scannetv2-labels.combined.tsv").write_text("id\tnyu40id\n2\t5\n")
+    with zipfile.ZipFile(tmp_path / "b_2d-label-filt.zip", "w") as archive:
+        archive.writestr("label-filt/0.png", b"")
+    a, b = find_scans(str(tmp_path))
+    assert a.fingerprint == "" and b.fingerprint == b.table_hash != ""
 
 
-@pytest.mark.parametrize(
-    "text", ["id\tcategory\n1\twall\n", "id\tnyu40id\none\t1\n", "id\tnyu40id\n70000\t1\n"]
-)
-def test_a_label_table_without_its_columns_is_refused(tmp_path: Path, text: str):
-    path = tmp_path / "labels.tsv"
-    path.write_text(text)
-    with pytest.raises(FormatError, match=r"labels\.tsv"):
-        read_label_table(str(path))
-
-
-def test_a_damaged_label_archive_is_refused(tmp_path: Path):
-    (tmp_path / "scannetv2-labels.combined.tsv").write_text(TABLE)
-    (tmp_path / "a.sens").write_bytes(small_sens(frames=1))
-    (tmp_path / "a_2d-label-filt.zip").write_bytes(b"PK not a zip")
-    with pytest.raises(FormatError, match="damaged archive"):
-        read_all(only_scan(tmp_path))
-
-
-def label_archive(root: Path, *images: bytes) -> Path:
-    """A scan `a` with a label table and these members, numbered from 0, in its archive."""
-    (root / "scannetv2-labels.combined.tsv").write_text(TABLE)
-    (root / "a.sens").write_bytes(small_sens(frames=len(images)))
-    with zipfile.ZipFile(root / "a_2d-label-filt.zip", "w") as archive:
-        for i, image in enumerate(images):
-            archive.writestr(f"label-filt/{i}.png", image)
-    return root / "a_2d-label-filt.zip"
-
-
-def test_one_damaged_label_image_loses_its_frame_alone(tmp_path: Path):
-    path = label_archive(tmp_path, label_png(2, 2, 2), label_png(7, 7, 7), label_png(9, 9, 9))
-    path.write_bytes(path.read_bytes().replace(label_png(7, 7, 7), bytes(len(label_png(7, 7, 7)))))
-    first, second, third = read_all(only_scan(tmp_path))
-    assert isinstance(first, Frame) and first.labels == label_png(2, 2, 2)
-    assert isinstance(second, Damage) and second.reason == DROP_LABEL_IMAGE
-    assert "a_2d-label-filt.zip: label-filt/1.png is damaged" in second.detail
-    assert isinstance(third, Frame) and third.labels == label_png(9, 9, 9)
-
-
-def test_a_label_image_that_claims_too_much_is_not_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(scannet, "_MAX_LABEL_BYTES", 100)
-    label_archive(tmp_path, bytes(101), bytes(100))
-    large, small = read_all(only_scan(tmp_path))
-    assert isinstance(large, Damage) and "claims 101 bytes" in large.detail
-    assert isinstance(small, Frame)
-
-
-def test_who_wants_no_labels_is_not_bothered_by_them(tmp_path: Path):
-    label_archive(tmp_path, b"").write_bytes(b"PK not a zip")
-    (tmp_path / "scannetv2-labels.combined.tsv").write_text("no table")
-    with only_scan(tmp_path).open(labels=False) as scene:
-        (frame,) = scene.frames()
-        assert isinstance(frame, Frame) and frame.labels is scene.label_to_nyu40 is None
-    folder = write_export(tmp_path / "scan", ["0"])
-    (folder / "label").mkdir()
-    (folder / "label/0.png").write_bytes(label_png(2))
-    shutil.copy(tmp_path / "scannetv2-labels.combined.tsv", folder)
-    with only_scan(folder).open(labels=False) as scene:
-        (frame,) = scene.frames()
-        assert isinstance(frame, Frame) and frame.labels is scene.label_to_nyu40 is None
-
-
-def test_changed_bytes_of_a_label_archive_raise_nothing_but_format_error(tmp_path: Path):
-    image = b"no image, which is for the decoder to say"
-    path = label_archive(tmp_path, image, image)
-    whole, noticed = path.read_bytes(), 0
-    for place in range(len(whole)):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
-        try:
-            noticed += any(isinstance(frame, Damage) for frame in read_all(only_scan(tmp_path)))
-        except FormatError as error:
-            noticed += "a_2d-label-filt.zip" in str(error)
-    assert noticed > len(whole) // 4
+def test_generated_rooms_are_not_taken_for_scannet(tmp_path: Path):
+    make_sens(tmp_path / "scans" / "scene0011_00" / "scene0011_00.sens", frames=1)
+    assert only_scan(tmp_path).dataset == "scannet"
+    (tmp_path / ".rooms").mkdir()
+    (tmp_path / ".rooms" / "scene0011_00.json").write_text("{}")
+    assert only_scan(tmp_path).dataset == "rooms"
