@@ -1,16 +1,19 @@
 """A folder of photos: one scene without poses, intrinsics or depth.
 
 A folder that holds images is one scene; otherwise each of its subfolders that does is one. Photos
-are numbered in natural order of their names and turned upright by their EXIF orientation.
+are numbered in natural order of their names and turned upright by their EXIF orientation. Splits
+come from train.txt, val.txt and test.txt in the root, where there are such lists.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from preprocessing.scene import Damage, Frame, Scene, base_name, natural_key, scene_name, subfolders
+from preprocessing.splits import read_splits
 from spa3r.errors import SceneError
 from spa3r.images import EncodedImage
 from spa3r.storage import list_files, read_bytes
@@ -29,7 +32,11 @@ def list_photos(folder: str) -> list[str]:
 def find_scenes(root: str) -> list["PhotoSource"]:
     """The scenes under a root, by name; [] if there are no photos."""
     folders = [root] if list_photos(root) else [f for f in subfolders(root) if list_photos(f)]
-    return [PhotoSource(name=scene_name(folder), url=folder) for folder in folders]
+    split_of = read_splits(root) if folders else {}
+    return [
+        PhotoSource(name=scene_name(folder), split=split_of.get(base_name(folder), ""), url=folder)
+        for folder in folders
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +48,11 @@ class PhotoSource:
     split: str = ""
     url: str
     fingerprint: str = ""
+
+    @property
+    def content(self) -> tuple[str, ...]:
+        """The folder."""
+        return (self.url,)
 
     @contextmanager
     def open(self, labels: bool = True) -> Iterator[Scene]:
@@ -60,9 +72,9 @@ class PhotoScene:
         self.label_to_nyu40: np.ndarray | None = None
         self.problems: list[str] = []
 
-    def frames(self, stride: int = 1) -> Iterator[Frame | Damage]:
-        """Every stride-th photo."""
-        for index in self.indices[::stride]:
+    def frames(self, numbers: Sequence[int] | None = None) -> Iterator[Frame | Damage]:
+        """The given photos."""
+        for index in self.indices if numbers is None else numbers:
             yield Frame(
                 index=index,
                 color=EncodedImage(data=read_bytes(self._urls[index]), codec="file", oriented=True),
@@ -72,3 +84,7 @@ class PhotoScene:
                 world_from_camera_44=None,
                 timestamp_us=-1,
             )
+
+    def objects(self) -> dict[str, Any] | None:
+        """None: photos are not annotated."""
+        return None

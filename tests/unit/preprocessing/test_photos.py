@@ -33,7 +33,7 @@ def test_photos_in_natural_order_without_cameras(tmp_path: Path):
     (source,) = sources.open_scenes(str(tmp_path / "my room"), "photos")
     assert (source.name, source.split) == ("my_room", "")
     with source.open() as scene:
-        frames = list(scene.frames(stride=2))
+        frames = list(scene.frames(scene.indices[::2]))
         assert list(scene.indices) == [0, 1, 2, 3]
     assert [f.index for f in frames] == [0, 2]
     for frame, name in zip(frames, ["P1.png", "P9.jpg"], strict=True):
@@ -48,6 +48,14 @@ def test_a_folder_of_folders_is_several_scenes(tmp_path: Path):
     (tmp_path / "empty").mkdir()
     assert sources.detect_dataset(str(tmp_path)) == "photos"
     assert [s.name for s in sources.open_scenes(str(tmp_path), "photos")] == ["a", "b"]
+
+
+def test_photos_can_be_trained_on(tmp_path: Path):
+    write_photos(tmp_path / "my room", ["1.jpg"])
+    write_photos(tmp_path / "hall", ["1.jpg"])
+    (tmp_path / "train.txt").write_text("my room\n")
+    found = sources.open_scenes(str(tmp_path), "photos")
+    assert {s.name: s.split for s in found} == {"my_room": "train", "hall": ""}
 
 
 def test_photos_at_a_url():

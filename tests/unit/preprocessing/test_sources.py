@@ -1,0 +1,120 @@
+"""Which layout lies under a path; every layout can be named, and none is taken for another."""
+
+import importlib
+import inspect
+import pickle
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from preprocessing import sources
+from spa3r.errors import ConfigError, SceneError
+
+
+def photo(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(cv2.imencode(".jpg", np.full((24, 32, 3), 100, np.uint8))[1].tobytes())
+
+
+@pytest.mark.parametrize("dataset", sources.DATASETS)
+def test_every_layout_has_a_finder_that_claims_no_other_folder(dataset: str, tmp_path: Path):
+    module, _, function = sources._FINDERS[dataset].partition(":")
+    find = getattr(importlib.import_module(module), function)
+    assert list(inspect.signature(find).parameters) == ["root"]
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("nothing")
+    for root in (tmp_path, tmp_path / "absent", tmp_path / "notes.txt"):
+        assert list(find(str(root))) == []
+    assert list(find("memory://nothing-here")) == []
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (["hall/color/0.jpg"], "scannet"),
+        (["scene0000_00/scene0000_00.sens"], "scannet"),
+        (["hall/color/0.jpg", "hall/depth/0.png", "hall/trajectory.log"], "open3d"),
+        (["Training/7/lowres_wide.traj", "Training/7/lowres_wide/7_1.0.png"], "arkitscenes"),
+        (["chess/seq-01/frame-000000.color.png"], "7scenes"),
+        (["hall/transforms.json", "hall/images/1.jpg"], "nerfstudio"),
+        # nerfstudio keeps the model that its file was made of: the file is the finished product.
+        (["h/transforms.json", "h/colmap/sparse/0/cameras.bin", "h/colmap/sparse/0/images.bin"],
+         "nerfstudio"),
+        (["hall/sparse/0/cameras.txt", "hall/sparse/0/images.txt", "hall/images/1.jpg"], "colmap"),
+        (["cameras.txt", "images.txt", "1.jpg"], "colmap"),
+        (["hall/1.jpg", "hall/transforms.txt", "hall/cameras.txt"], "photos"),
+        (["seq-01/1.jpg"], "photos"),
+        (["walk.MOV"], "videos"),
+    ],
+)  # fmt: skip
+def test_what_is_found(tmp_path: Path, files: list[str], expected: str):
+    for file in files:
+        photo(tmp_path / file)
+    assert sources.detect_dataset(str(tmp_path)) == expected
+    found = sources.open_scenes(str(tmp_path), expected)
+    assert pickle.loads(pickle.dumps(found)) == found
+    for source in found:
+        assert source.dataset == expected and source.content
+
+
+def test_a_scannetpp_release_is_not_taken_for_its_parts(shared: Path):
+    root = shared / "data/scannetpp/fake_root"
+    if not root.is_dir():
+        pytest.skip("no such release in the reference material")
+    scene = root / "data/a1b2c3d4e5"
+    for folder in (root, scene, scene / "dslr"):
+        assert sources.detect_dataset(str(folder)) == "scannetpp"
+    assert sources.detect_dataset(str(scene / "iphone")) == "scannetpp_iphone"
+
+
+def test_nothing_known_is_one_line(tmp_path: Path):
+    (tmp_path / "notes.txt").write_text("nothing")
+    with pytest.raises(
+        SceneError, match=r"neither ScanNet scans nor .* see docs/data\.md"
+    ) as error:
+        sources.detect_dataset(str(tmp_path))
+    assert "\n" not in str(error.value)
+    with pytest.raises(ConfigError, match=r"'kitti' is unknown; choose one of .*7scenes"):
+        sources.open_scenes(str(tmp_path), "kitti")
+
+
+def test_layouts_are_detected_where_video_libraries_are_not_installed(tmp_path: Path):
+    """`spa3r encode` needs none of them."""
+    photo(tmp_path / "1.jpg")
+    blocked = (
+        "import sys; sys.modules |= dict.fromkeys(['av', 'lz4', 'lz4.block', 'scipy', 'open3d'])\n"
+        "from preprocessing.sources import detect_dataset, open_scenes\n"
+        "name = detect_dataset(sys.argv[1])\n"
+        "with open_scenes(sys.argv[1], name)[0].open() as scene: print(name, len(scene.indices))"
+    )
+    command = [sys.executable, "-c", blocked, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout == "photos 1\n", done.stderr
+
+
+def test_a_reader_whose_library_is_absent_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "needs_it.py").write_text("import a_library_of_nobody\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sources._FINDERS, "7scenes", "needs_it:find")
+    line = r"dataset '7scenes' needs a_library_of_nobody, .* \'spa3r-platform\[platform\]\'"
+    with pytest.raises(ConfigError, match=line):
+        sources.open_scenes(str(tmp_path), "7scenes")
+    with pytest.raises(SceneError, match=rf"docs/data\.md; {line}"):
+        sources.detect_dataset(str(tmp_path))
+    photo(tmp_path / "1.jpg")
+    assert sources.detect_dataset(str(tmp_path)) == "photos"
+
+
+def test_thousands_of_scenes_are_listed_in_seconds(tmp_path: Path):
+    for number in range(2000):
+        (tmp_path / f"room{number}").mkdir()
+        (tmp_path / f"room{number}/1.jpg").touch()
+    start = time.monotonic()
+    assert sources.detect_dataset(str(tmp_path)) == "photos"
+    assert len(sources.open_scenes(str(tmp_path), "photos")) == 2000
+    assert time.monotonic() - start < 20
