@@ -15,6 +15,7 @@ from preprocessing.scene import Damage, Frame, base_name
 from preprocessing.sources import detect_dataset, open_scenes
 from spa3r.config import IngestSpec
 from spa3r.errors import SceneError
+from spa3r.frame_choice import uniform
 from spa3r.images import scale_K
 
 log = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ def read_views(path: str, *, width: int, multiple: int, max_views: int = 8) -> S
     with source.open(labels=False) as scene:
         wanted = max_views or max(1, len(scene.indices))
         stride = max(1, len(scene.indices) // (_CANDIDATES_PER_VIEW * wanted))
-        for frame in scene.frames(stride):
+        for frame in scene.frames(scene.indices[::stride]):
             name = base_name(photos[frame.index]) if photos else f"frame-{frame.index:06d}"
             found = frame.reason if isinstance(frame, Damage) else _view(frame, name, spec)
             if isinstance(found, str):
@@ -80,8 +81,7 @@ def read_views(path: str, *, width: int, multiple: int, max_views: int = 8) -> S
         raise SceneError(f"{path}: no usable frame ({', '.join(sorted(left_out)) or 'empty'})")
     if left_out:
         log.warning("%s: %s", path, _told(left_out, len(good)))
-    chosen = np.linspace(0, len(good) - 1, min(wanted, len(good))).round().astype(int)
-    views = [good[i] for i in chosen]
+    views = [good[place] for place in uniform(len(good), wanted)]
     return ScanViews(
         arrays=_stack([view.arrays for view in views], path),
         names=tuple(view.name for view in views),

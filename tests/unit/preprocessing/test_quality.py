@@ -4,9 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
-from preprocessing.quality import judge, sharpness
+from preprocessing.quality import clipped_share, judge, sharpness
 from spa3r.config import IngestSpec
-from spa3r.schema import DROP_BLUR, DROP_DEPTH, DROP_POSE
+from spa3r.schema import DROP_BLUR, DROP_DEPTH, DROP_EXPOSURE, DROP_POSE
 
 SPEC = IngestSpec()
 NOISE = np.random.default_rng(0).integers(0, 255, (42, 56, 3)).astype(np.uint8)
@@ -47,3 +47,38 @@ def test_blur_lowers_sharpness_and_the_limit_decides():
     assert judge(strict, rgb=NOISE) == ""
     assert judge(strict, rgb=blurred) == DROP_BLUR
     assert judge(SPEC, rgb=blurred) == ""
+
+
+def gray(*values: int) -> np.ndarray:
+    """One row of grey pixels, (1, W, 3)."""
+    return np.repeat(np.array(values, np.uint8)[None, :, None], 3, axis=2)
+
+
+def test_clipped_pixels_are_the_black_and_the_blown_out_ones():
+    assert clipped_share(gray(0, 5, 6, 128, 249, 250, 255, 255)) == 5 / 8
+    saturated_colours = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0]]], np.uint8)
+    assert clipped_share(saturated_colours) == 0
+
+
+@pytest.mark.parametrize(("limit", "reason"), [(0.5, ""), (0.49, DROP_EXPOSURE), (1.0, "")])
+def test_exposure_is_judged_by_the_share_of_clipped_pixels(limit: float, reason: str):
+    half = gray(0, 0, 255, 90, 90, 90)
+    assert judge(IngestSpec(max_clipped_share=limit), rgb=half) == reason
+    everything = gray(0, 255, 0, 255)
+    assert judge(IngestSpec(max_clipped_share=limit), rgb=everything) == (
+        "" if limit == 1 else DROP_EXPOSURE
+    )
+
+
+def test_the_reasons_have_an_order():
+    black, empty = np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint16)
+    pieces = {"world_from_camera_44": np.zeros((4, 4)), "rgb": black, "depth_mm_HW": empty}
+    strict = IngestSpec(min_sharpness=1.0, max_clipped_share=0.5)
+    found = [judge(strict, **pieces)]
+    pieces["world_from_camera_44"] = np.eye(4)
+    found.append(judge(strict, **pieces))
+    fair = IngestSpec(max_clipped_share=0.5)
+    found.append(judge(fair, **pieces))
+    pieces["rgb"] = np.full((4, 4, 3), 90, np.uint8)
+    found.append(judge(fair, **pieces))
+    assert found == [DROP_POSE, DROP_BLUR, DROP_EXPOSURE, DROP_DEPTH]

@@ -114,3 +114,22 @@ def test_photos_of_the_only_subfolder_keep_their_names_and_turn_upright(tmp_path
     Image.new("RGB", (168, 224)).save(tmp_path / "album" / "IMG 7.jpg", exif=exif)
     found = read_views(str(tmp_path), width=224, multiple=28)
     assert (found.names, found.source_sizes) == (("IMG 7.jpg",), ((224, 168),))
+
+
+def test_upright_photos_are_squares_and_with_others_cropped_to_one_height(tmp_path: Path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (400, 300)).save(tmp_path / "1.jpg", exif=exif)
+    cv2.imwrite(str(tmp_path / "2.png"), np.zeros((400, 300, 3), np.uint8))
+    found = read_views(str(tmp_path), width=224, multiple=28)
+    assert found.arrays["images"].shape == (2, 224, 224, 3)
+    assert found.source_sizes == ((300, 400), (300, 400))
+    cv2.imwrite(str(tmp_path / "3.png"), np.zeros((168, 224, 3), np.uint8))
+    found = read_views(str(tmp_path), width=224, multiple=28)
+    assert found.arrays["images"].shape == (3, 168, 224, 3)
+
+
+def test_the_good_frames_are_spread_as_everywhere(tmp_path: Path):
+    scan = make_sens(tmp_path / "a.sens", frames=8, bad_poses=[0, 7])
+    found = read_views(str(scan), width=84, multiple=14, max_views=4)
+    assert [int(name[-6:]) for name in found.names] == [1, 3, 4, 6]
