@@ -5,16 +5,16 @@
 | SPA3R_HOME | everything this platform writes (a shared folder on a cluster) | ./spa3r-home |
 | SPA3R_SHARDS | frame shards, a folder or any fsspec URL | SPA3R_HOME/shards |
 | SPA3R_TARGETS | target shards, a folder or any fsspec URL | SPA3R_HOME/targets |
-| SPA3R_WORKERS | processes for ingest and targets, Ray workers for training | cores, at most 8 |
+| SPA3R_WORKERS | processes for ingest and targets, CPUs of a Ray started here | cores, at most 8 |
 | SPA3R_TRAIN_WORKERS | Ray workers for training; 0: in this process, no Ray | SPA3R_WORKERS |
 | SPA3R_GPU | 1 gives every Ray worker a GPU | 1 where CUDA is visible |
 | MLFLOW_TRACKING_URI | tracking server and registry | sqlite in SPA3R_HOME |
 | PREFECT_HOME | Prefect's own files | SPA3R_HOME/prefect |
 
 All else that we read, where it is used: PREFECT_API_URL (flows/demo_run.py, flows/doctor.py),
-RAY_ADDRESS (spa3r/train/cluster.py, flows/doctor.py), HF_HOME (flows/doctor.py), SPA3R_TEACHER
-(spa3r/hub.py), and SPA3R_HOME for the library's default registry (spa3r/train/servers.py). The
-libraries read their own besides.
+RAY_ADDRESS (spa3r/train/cluster.py, preprocessing/ray_runner.py, flows/doctor.py), HF_HOME
+(flows/doctor.py), SPA3R_TEACHER (spa3r/hub.py), and SPA3R_HOME for the library's default registry
+(spa3r/train/servers.py). The libraries read their own besides.
 """
 
 import os
@@ -92,7 +92,7 @@ class Settings:
 
     def shards(self, dataset: str, spec: IngestSpec) -> str:
         """Frame shards and manifest of one dataset."""
-        return storage.join(self.shards_root, f"{dataset}-{config_hash(spec)[:8]}")
+        return storage.join(self.shards_root, f"{dataset}-{spec.shard_hash()[:8]}")
 
     def targets(self, dataset: str, recipe: Recipe, split: str) -> str:
         """Target shards of one dataset and split."""

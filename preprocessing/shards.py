@@ -13,16 +13,20 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import IO, Any, BinaryIO, Final, NamedTuple, Self, cast
+from typing import IO, Any, BinaryIO, Final, NamedTuple, Self, TypeGuard, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fsspec.core import url_to_fs
 
 from spa3r import storage
 from spa3r.errors import ShardError
 from spa3r.schema import SCHEMA_VERSION, SIDECAR_SUFFIX
 
+MANIFEST_TABLE: Final = "manifest.parquet"
+MANIFEST_JSON: Final = "manifest.json"
+REFUSED_SUFFIX: Final = ".refused.json"
+SIDECAR_KEYS: Final = {"schema", "stage", "unit", "spec_hash", "files", "counts"}
+REFUSAL_KEYS: Final = {"schema", "spec_hash", "signature", "why"}
 _BLOCK: Final = 512  # tar pads every payload to this
 _ARROW_TYPES: Final = {
     "string": pa.string(),
@@ -81,11 +85,12 @@ def writing(url: str) -> Iterator[IO[bytes]]:
         ) from error
 
 
-def write_json(url: str, value: Any) -> None:
+def write_json(url: str, value: Any) -> FileMark:
     """Publishes canonical JSON: sorted keys, final newline, no NaN."""
-    text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    data = (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
     with writing(url) as f:
-        f.write(text.encode())
+        f.write(data)
+    return FileMark(len(data), hashlib.sha256(data).hexdigest())
 
 
 class _Hashing(io.RawIOBase):
@@ -259,10 +264,81 @@ def read_sidecar(folder: str, unit: str) -> dict[str, Any]:
     if not storage.exists(url):
         raise ShardError(f"{url}: absent, so {unit!r} is not complete; run its stage again")
     value = storage.read_json(url)
-    keys = {"schema", "stage", "unit", "spec_hash", "files", "counts"}
-    if not isinstance(value, dict) or set(value) != keys or value["schema"] != SCHEMA_VERSION:
+    if (
+        not isinstance(value, dict)
+        or set(value) != SIDECAR_KEYS
+        or value["schema"] != SCHEMA_VERSION
+    ):
         raise ShardError(f"{url}: not a sidecar of schema {SCHEMA_VERSION}; run its stage again")
     return value
+
+
+class Snapshot:
+    """What lies in a folder of finished units, from one listing and one bulk read of sidecars.
+
+    A folder of ten thousand scenes on an object store is asked once, not three times a scene.
+
+    Raises:
+        OSError: the storage does not answer.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._sizes = storage.list_sizes(folder)
+        ends = (SIDECAR_SUFFIX, REFUSED_SUFFIX)
+        names = [name for name in self._sizes if name.endswith(ends)]
+        texts = storage.read_many([storage.join(folder, name) for name in names])
+        self._marks = {
+            name: mark
+            for name, text in zip(names, texts, strict=True)
+            if text is not None and (mark := _parsed_mark(text)) is not None
+        }
+
+    @property
+    def units(self) -> list[str]:
+        """Sorted names of the units that have a sidecar."""
+        ends = SIDECAR_SUFFIX
+        return sorted(n.removesuffix(ends) for n in self._marks if n.endswith(ends))
+
+    def sidecar(self, unit: str) -> dict[str, Any] | None:
+        """The completion mark of a unit whose files have their sizes; None: it is not complete."""
+        mark = self._marks.get(unit + SIDECAR_SUFFIX)
+        if not _is_sidecar(mark):
+            return None
+        fit = all(self._sizes.get(name) == file["bytes"] for name, file in mark["files"].items())
+        return mark if fit else None
+
+    def refusal(self, unit: str) -> dict[str, Any] | None:
+        """Why a unit was refused, as written by `write_refusal`; None: it was not."""
+        mark = self._marks.get(unit + REFUSED_SUFFIX)
+        return mark if mark is not None and set(mark) == REFUSAL_KEYS else None
+
+
+def _is_sidecar(value: Any) -> TypeGuard[dict[str, Any]]:
+    """Whether it has the form that `write_sidecar` gives, of today's schema."""
+    if not isinstance(value, dict) or set(value) != SIDECAR_KEYS:
+        return False
+    files, counts = value["files"], value["counts"]
+    return (
+        value["schema"] == SCHEMA_VERSION
+        and isinstance(counts, dict)
+        and isinstance(files, dict)
+        and all(isinstance(m, dict) and set(m) == set(FileMark._fields) for m in files.values())
+    )
+
+
+def _parsed_mark(text: bytes) -> dict[str, Any] | None:
+    """A sidecar's content; None: damaged or of another schema, so the unit is done again."""
+    try:
+        mark = json.loads(text)
+    except ValueError:
+        return None
+    return mark if isinstance(mark, dict) and mark.get("schema") == SCHEMA_VERSION else None
+
+
+def write_refusal(folder: str, unit: str, *, spec_hash: str, signature: str, why: str) -> None:
+    """Records that a unit cannot be made, so that it is not tried again until something changes."""
+    value = {"schema": SCHEMA_VERSION, "spec_hash": spec_hash, "signature": signature, "why": why}
+    write_json(storage.join(folder, unit + REFUSED_SUFFIX), value)
 
 
 def is_complete(folder: str, unit: str, spec_hash: str) -> bool:
@@ -280,11 +356,13 @@ def is_complete(folder: str, unit: str, spec_hash: str) -> bool:
 
 def discard(url: str) -> bool:
     """Deletes a file if it is there; whether it was. Raises ShardError if it stays."""
-    fs, path = url_to_fs(url)
     try:
-        fs.rm_file(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
+        return storage.remove(url)
     except OSError as error:
         raise ShardError(f"{url}: cannot be deleted ({error.strerror or error})") from error
-    return True
+
+
+def discard_manifest(folder: str) -> None:
+    """Before a shard that it points into changes, or when nothing is left of the dataset."""
+    discard(storage.join(folder, MANIFEST_JSON))
+    discard(storage.join(folder, MANIFEST_TABLE))

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,9 @@ from tests.conftest import REPO
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
+    """By path below the folder."""
+    found = sorted(p for p in folder.rglob("*") if p.is_file())
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in found}
 
 
 def published(folder: Path) -> dict[str, bytes]:
@@ -86,8 +89,7 @@ class Stage:
             for name, data in published(out).items():
                 assert data == self.expected[name], f"{name} differs after a kill"
             if published(out) == self.expected:  # finished before the kill: begin anew
-                for path in out.iterdir():
-                    path.unlink()
+                shutil.rmtree(out)
         assert landed, "no kill came before the end; the data set is too small"
         self.check_rerun(out)
 

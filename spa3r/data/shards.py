@@ -10,11 +10,11 @@ Legend: H W pixels.
 import os
 import tarfile
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import IO, Any, Final, cast
+from typing import IO, Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +27,13 @@ from spa3r.schema import MANIFEST_COLUMNS, SCHEMA_VERSION
 
 _LOCAL: Final = ("file", ("file", "local"))
 _CURE: Final = "run the stage that wrote it again"
+# By the prefix of their columns; the first is there in every kept frame.
+_DECODERS: Final[dict[str, Callable[[bytes], np.ndarray]]] = {
+    "color": images.decode_jpeg,
+    "depth": images.decode_depth_png,
+    "label": images.decode_label_png,
+    "mask": images.decode_mask_png,
+}
 
 
 class ShardReader:
@@ -94,16 +101,35 @@ def iter_samples(url: str) -> Iterator[dict[str, Any]]:
     """Samples of a shard in order, as WebDataset dictionaries: "__key__" and payloads by part.
 
     Raises:
-        ShardError: missing, cut short or not a tar.
+        ShardError: missing, cut short, damaged or not a tar.
     """
-    from webdataset.tariterators import group_by_keys, tar_file_iterator
+    from webdataset.tariterators import group_by_keys
 
     try:
         with storage.open_read(url) as f:
-            members = ({**member, "__url__": url} for member in tar_file_iterator(cast(Any, f)))
-            yield from group_by_keys(members)
-    except (OSError, tarfile.TarError, EOFError) as error:
-        raise ShardError(f"{url}: not a complete tar ({error}); {_CURE}") from error
+            yield from group_by_keys(_members(f, url))
+    # ValueError, OverflowError: what tarfile makes of some damaged headers.
+    except (OSError, tarfile.TarError, EOFError, ValueError, OverflowError) as error:
+        why = " ".join(str(error).split())
+        raise ShardError(f"{url}: not a complete tar ({why}); {_CURE}") from error
+
+
+def _members(f: IO[bytes], url: str) -> Iterator[dict[str, Any]]:
+    """Plain files of a tar that lie inside it; tarfile alone would end quietly at a bad header."""
+    total = f.seek(0, os.SEEK_END)
+    f.seek(0)
+    with tarfile.open(fileobj=f, mode="r:") as tar:
+        for member in tar:
+            # A sparse member may claim any size; ours are plain.
+            inside = 0 <= member.size <= total - member.offset_data
+            payload = tar.extractfile(member) if inside and not member.issparse() else None
+            if payload is None or not member.isreg():
+                raise tarfile.ReadError(f"member at byte {member.offset} is no file inside it")
+            yield {"fname": member.name, "data": payload.read(), "__url__": url}
+            tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue]  # it keeps all headers
+        f.seek(tar.offset)
+        if f.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError(f"no valid header at byte {tar.offset}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +140,7 @@ class FrameSample:
     color: np.ndarray  # (H, W, 3) uint8 RGB
     depth_mm: np.ndarray | None  # (H, W) uint16, 0 = no measurement
     labels: np.ndarray | None  # (H, W) uint8 NYU40 ids, 0 = unlabelled
+    mask: np.ndarray | None  # (H, W) uint8, 255 = use, 0 = made unrecognisable; None: all is used
     K_33: np.ndarray | None  # float64, pixels of `color`; None for uncalibrated photos
     world_from_camera_44: np.ndarray | None  # float64, metres; None where the dataset has no poses
 
@@ -122,11 +149,13 @@ class FrameTable:
     """The frame manifest of one dataset: which frames were kept, and their decoded content.
 
     Args:
-        folder: path or URL that holds manifest.parquet, manifest.json and the shards.
+        folder: path or URL that holds manifest.parquet, manifest.json and the shards; a merged
+            manifest (preprocessing.merge) names shards in its members' folders.
         reader: share one to share its open files.
 
     Raises:
-        ShardError: no manifest there, or one of another schema.
+        ShardError: no manifest there, one of another schema, or a merged one whose members have
+            changed since.
     """
 
     def __init__(self, folder: str | Path, reader: ShardReader | None = None) -> None:
@@ -134,6 +163,7 @@ class FrameTable:
         self._reader = reader or ShardReader()
         self._manifest_url = storage.join(self.folder, "manifest.json")
         self.manifest: dict[str, Any] = self._read_manifest()
+        self._members = self._check_members()
         self._rows = self._read_rows()
         self._first, self._frames = self._index_scenes()
 
@@ -149,6 +179,10 @@ class FrameTable:
         if scene not in hashes:
             raise ShardError(f"{self._manifest_url}: no shard of scene {scene}; {_CURE}")
         return hashes[scene]
+
+    def shard_url(self, scene: str) -> str:
+        """Where a scene's shard lies."""
+        return self._locate(self._first_row(scene, "shard"))
 
     def scenes(self, split: str | None = None) -> list[str]:
         """Sorted names of the scenes, all or of one split ("" = scenes without a split)."""
@@ -186,41 +220,50 @@ class FrameTable:
             ShardError: shard missing or damaged, or not what the manifest says.
         """
         row = self.row(scene, frame)
-        url = storage.join(self.folder, row["shard"])
-        try:
-            color = images.decode_jpeg(self._part(url, row, "color") or b"")
-            depth, labels = self._part(url, row, "depth"), self._part(url, row, "label")
-            depth_mm = None if depth is None else images.decode_depth_png(depth)
-            label_map = None if labels is None else images.decode_label_png(labels)
-        except ImageError as error:
-            raise ShardError(f"{url}: frame {frame}: {error}; {_CURE}") from error
-        size = (row["height"], row["width"])
-        maps = [m for m in (color, depth_mm, label_map) if m is not None]
-        if any(m.shape[:2] != size for m in maps):
-            raise ShardError(
-                f"{url}: frame {frame} decodes to {[m.shape for m in maps]}, its manifest says"
-                f" {size[1]} x {size[0]}; {_CURE}"
-            )
+        url = self._locate(row["shard"])
+        maps = self._decode(url, row)
         K_33 = self._matrix(url, row, "K", 3)
         pose_44 = self._matrix(url, row, "world_from_camera", 4)
         if mirror:
-            maps, K_33, pose_44 = images.mirror(maps, K_33, pose_44)
-        rest = iter(maps[1:])
+            flipped, K_33, pose_44 = images.mirror(list(maps.values()), K_33, pose_44)
+            maps = dict(zip(maps, flipped, strict=True))
         return FrameSample(
             frame=frame,
-            color=maps[0],
-            depth_mm=None if depth_mm is None else next(rest),
-            labels=None if label_map is None else next(rest),
+            color=maps["color"],
+            depth_mm=maps.get("depth"),
+            labels=maps.get("label"),
+            mask=maps.get("mask"),
             K_33=K_33,
             world_from_camera_44=pose_44,
         )
 
     # --- reading ----------------------------------------------------------------------------------
 
-    def _part(self, url: str, row: dict[str, Any], part: str) -> bytes | None:
-        if row[f"{part}_offset"] < 0:
-            return None
-        return self._reader.read(url, row[f"{part}_offset"], row[f"{part}_size"])
+    def _locate(self, shard: str) -> str:
+        """URL of a shard. Raises ShardError for one that is neither here nor in a member."""
+        if "/" not in shard:
+            return storage.join(self.folder, shard)
+        if shard.rpartition("/")[0] not in self._members:
+            raise ShardError(f"{self.folder}: shard {shard} lies outside of the dataset; {_CURE}")
+        return shard
+
+    def _decode(self, url: str, row: dict[str, Any]) -> dict[str, np.ndarray]:
+        """Maps of a frame by the prefix of their columns, all of the row's size."""
+        try:
+            maps = {
+                part: decode(self._reader.read(url, row[f"{part}_offset"], row[f"{part}_size"]))
+                for part, decode in _DECODERS.items()
+                if part == "color" or row[f"{part}_offset"] >= 0
+            }
+        except ImageError as error:
+            raise ShardError(f"{url}: frame {row['frame']}: {error}; {_CURE}") from error
+        size = (row["height"], row["width"])
+        if any(m.shape[:2] != size for m in maps.values()):
+            raise ShardError(
+                f"{url}: frame {row['frame']} decodes to {[m.shape for m in maps.values()]}, its"
+                f" manifest says {size[1]} x {size[0]}; {_CURE}"
+            )
+        return maps
 
     @staticmethod
     def _matrix(url: str, row: dict[str, Any], column: str, side: int) -> np.ndarray | None:
@@ -250,6 +293,22 @@ class FrameTable:
             raise ShardError(f"{url}: not a manifest of frames; {_CURE}")
         return manifest
 
+    def _check_members(self) -> frozenset[str]:
+        """Folders that a merged manifest reaches into; each must still be as it was merged."""
+        merged = self.manifest.get("merged", [])
+        try:
+            hashes = {member["folder"]: member["data_hash"] for member in merged}
+        except (TypeError, KeyError) as error:
+            raise ShardError(f"{self._manifest_url}: not a merged manifest; {_CURE}") from error
+        for folder, data_hash in hashes.items():
+            url = storage.join(folder, "manifest.json")
+            found = storage.read_json(url) if storage.exists(url) else {}
+            if not isinstance(found, dict) or found.get("data_hash") != data_hash:
+                raise ShardError(
+                    f"{self._manifest_url}: {folder} has changed since; merge again (`spa3r merge`)"
+                )
+        return frozenset(hashes)
+
     def _read_rows(self) -> pa.Table:
         url = storage.join(self.folder, "manifest.parquet")
         columns = [name for name, _ in MANIFEST_COLUMNS]
@@ -257,7 +316,9 @@ class FrameTable:
             with storage.open_read(url) as f:
                 return pq.read_table(f, columns=columns, filters=[("kept", "==", True)])
         except (OSError, pa.ArrowException) as error:
-            raise ShardError(f"{url}: not a readable manifest ({error}); {_CURE}") from error
+            raise ShardError(
+                f"{url}: not a readable manifest ({error}); delete it and {_CURE}"
+            ) from error
 
     def _index_scenes(self) -> tuple[dict[str, int], dict[str, np.ndarray]]:
         """Scene -> first row, and scene -> frame numbers of its rows, which lie together."""

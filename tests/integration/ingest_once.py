@@ -7,7 +7,8 @@ import logging
 import resource
 import sys
 
-from preprocessing.ingest import ingest_dataset
+from preprocessing.dataset import ingest_dataset
+from preprocessing.runners import local_runner
 from spa3r.config import IngestSpec
 from spa3r.errors import Spa3RError
 
@@ -20,7 +21,7 @@ def main(raw: str, out: str, workers: str, file_bytes: str = "") -> int:
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(file_bytes), int(file_bytes)))
     print("ready", flush=True)
     try:
-        ingest_dataset(raw, "", SPEC, out, workers=int(workers))
+        ingest_dataset(raw, "", SPEC, out, runner=local_runner(int(workers)))
     except Spa3RError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1

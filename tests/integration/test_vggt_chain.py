@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
-from preprocessing.ingest import ingest_dataset
+from preprocessing.dataset import ingest_dataset
 from preprocessing.rooms.spec import RoomSpec
 from preprocessing.rooms.writer import write_rooms
 from preprocessing.targets import TargetManifest, write_targets

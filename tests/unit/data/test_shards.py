@@ -9,12 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from preprocessing.ingest import ingest_dataset
-from spa3r import storage
+from preprocessing.dataset import ingest_dataset
+from preprocessing.shards import write_tar
+from spa3r import images, storage
 from spa3r.config import IngestSpec
 from spa3r.data.shards import FrameTable, ShardReader, iter_samples
 from spa3r.errors import ShardError
 from spa3r.geometry import is_rigid
+from tests.killing import files_of
 from tests.sens_maker import make_dataset, pose
 
 SPEC = IngestSpec(width=84, multiple=14)
@@ -68,6 +70,45 @@ def test_mirror_flips_everything_together(folder: Path):
     assert is_rigid(mirrored.world_from_camera_44)
 
 
+def with_masks(folder: Path) -> np.ndarray:
+    """Adds a mask to frame 1 of the first scene; returns it: (H, W)."""
+    mask = np.full((56, 84), 255, np.uint8)
+    mask[:, :30] = 0
+    samples = []
+    for sample in iter_samples(str(folder / "scene0000_00.tar")):
+        key = sample["__key__"]
+        parts = {name: data for name, data in sample.items() if not name.startswith("__")}
+        if key.endswith("000001"):
+            parts["mask.png"] = images.encode_mask_png(mask)
+        samples.append((key, parts))
+    index = write_tar(str(folder / "scene0000_00.tar"), samples)
+    rows = pq.read_table(folder / "manifest.parquet")
+    changed = rows.to_pylist()
+    for entry in index.entries:
+        part, frame = entry.part.split(".")[0], int(entry.key[-6:])
+        if part != "camera":
+            changed[frame] |= {f"{part}_offset": entry.offset, f"{part}_size": entry.size}
+    pq.write_table(pa.Table.from_pylist(changed, rows.schema), folder / "manifest.parquet")
+    return mask
+
+
+def test_masks_come_along_and_are_mirrored_too(folder: Path):
+    mask_HW = with_masks(folder)
+    table = FrameTable(folder)
+    assert table.load_frame("scene0000_00", 0).mask is None
+    masked = table.load_frame("scene0000_00", 1)
+    mirrored = table.load_frame("scene0000_00", 1, mirror=True)
+    assert masked.mask is not None and masked.mask.dtype == np.uint8
+    np.testing.assert_array_equal(masked.mask, mask_HW)
+    np.testing.assert_array_equal(mirrored.mask, mask_HW[:, ::-1])
+    assert masked.depth_mm is not None and mirrored.depth_mm is not None
+    np.testing.assert_array_equal(mirrored.depth_mm, masked.depth_mm[:, ::-1])
+
+
+def test_where_a_scene_lies(folder: Path):
+    assert FrameTable(folder).shard_url("scene0000_00") == str(folder / "scene0000_00.tar")
+
+
 def test_samples_stream_in_order(folder: Path):
     samples = list(iter_samples(str(folder / "scene0000_00.tar")))
     assert [s["__key__"] for s in samples] == [f"scene0000_00-{n:06d}" for n in (0, 1, 3, 4, 5)]
@@ -82,8 +123,8 @@ def test_samples_stream_in_order(folder: Path):
 
 
 def test_memory_urls_read_alike(folder: Path):
-    for path in folder.iterdir():
-        storage.write_bytes(f"memory://read-test/{path.name}", path.read_bytes())
+    for name, data in files_of(folder).items():
+        storage.write_bytes(f"memory://read-test/{name}", data)
     here, there = FrameTable(folder), FrameTable("memory://read-test")
     for scene in here.scenes():
         a, b = here.load_frame(scene, 1), there.load_frame(scene, 1)
@@ -122,6 +163,10 @@ def test_few_files_stay_open_and_threads_agree(tmp_path: Path):
     ("change", "message"),
     [
         ({"shard": "gone.tar"}, r"gone\.tar"),
+        ({"shard": "../out/scene0000_00.tar"}, "outside of the dataset"),
+        ({"shard": "/etc/passwd"}, "outside of the dataset"),
+        ({"shard": "memory://read-test/scene0000_00.tar"}, "outside of the dataset"),
+        ({"shard": ".."}, r"cannot be read"),
         ({"color_size": 1 << 40}, "do not belong together"),
         ({"color_offset": 3}, "frame 0"),
         ({"width": 98}, "its manifest says"),
