@@ -55,29 +55,6 @@ def write_room_dataset(out: str, *, train_rooms: int, val_rooms: int, **options:
     return f"{total} rooms in {out}"
 
 
-def ingest(
-    root: str, *, dataset: str = "", recipe: str = "tiny", overrides: Overrides = None
-) -> StageResult:
-    """Raw scans to frame shards and a manifest."""
-    from preprocessing.ingest import ingest_dataset
-    from preprocessing.sources import detect_dataset
-
-    settings, spec = Settings.from_environment(), catalogue.get(recipe, overrides).ingest
-    name = dataset or detect_dataset(root)
-    out = settings.shards(name, spec)
-    with timed(settings, "ingest", Path(out).name) as outcome:
-        manifest = ingest_dataset(root, name, spec, out, workers=settings.workers)
-        outcome["reused"] = reused = manifest.reused == manifest.scenes
-    dropped = ", ".join(f"{n} {reason}" for reason, n in sorted(manifest.dropped.items()) if n)
-    done = (
-        f"{manifest.scenes} scenes, {manifest.frames} of {manifest.announced} frames"
-        f" ({dropped or 'none dropped'}) in {out}"
-    )
-    facts = {"shards": out, "scenes": manifest.scenes, "frames": manifest.frames,
-             "dropped": manifest.dropped, "data hash": manifest.data_hash}  # fmt: skip
-    return StageResult(stage="ingest", line=say(done, reused=reused), facts=facts, reused=reused)
-
-
 def targets(
     *, dataset: str = "rooms", recipe: str = "tiny", overrides: Overrides = None
 ) -> StageResult:

@@ -4,7 +4,7 @@ from typing import Any
 
 from prefect import flow
 
-from flows import data_stages
+from flows import ingest_stage
 from flows.common import publish, stage_task
 
 
@@ -14,16 +14,20 @@ def ingest(
     dataset: str = "",
     recipe: str = "tiny",
     overrides: dict[str, Any] | None = None,
+    scenes: list[str] | None = None,
+    ray: bool = False,
 ) -> dict[str, Any]:
-    """Ingests every scene that is new or whose settings changed; finished scenes are re-used.
+    """Ingests every scene that is new or changed, or whose settings changed; others are re-used.
 
     Args:
         root: folder or URL of raw scans (ScanNet releases, exported folders, photos).
         dataset: name under which shards are kept; default: what the layout looks like.
         recipe: whose ingest settings to use.
         overrides: dotted recipe settings, e.g. {"ingest.stride": 10}.
+        scenes: names of the scenes to ingest; the manifest then holds only these. Default: all.
+        ray: on the Ray cluster of RAY_ADDRESS; where that is not set, on a Ray of this machine.
     """
-    result = stage_task(data_stages.ingest)(
-        root, dataset=dataset, recipe=recipe, overrides=overrides
+    result = stage_task(ingest_stage.ingest)(
+        root, dataset=dataset, recipe=recipe, overrides=overrides, scenes=scenes, ray=ray
     )
     return publish(result)
