@@ -1,4 +1,4 @@
-"""`spa3r show`: a contact sheet of an ingested scene, or what a scene latent file holds."""
+"""`spa3r show`: contact sheet and camera path of an ingested scene, or facts of a latent file."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -27,11 +27,15 @@ def show(
 
         return f"{what}: {SceneLatent.load(what).summary()}"
     from spa3r.data.shards import FrameTable
-    from spa3r.viz.sheet import contact_sheet
+    from spa3r.viz.camera_path import camera_path
+    from spa3r.viz.sheet import contact_sheet, stacked
 
     folder = require_shards(Settings.from_environment(), dataset, catalogue.get(recipe, overrides))
     table = FrameTable(folder)
     samples = [(frame, table.load_frame(what, frame)) for frame in table.frames(what)]
     path = out or f"{what}.png"
-    storage.write_bytes(path, contact_sheet(samples))
+    picture = contact_sheet(samples)
+    if drawn := camera_path([sample for _, sample in samples], f"{what}, {len(samples)} frames"):
+        picture = stacked(picture, drawn)
+    storage.write_bytes(path, picture)
     return f"{path}: {len(samples)} frames of {what} from {folder}"

@@ -1,14 +1,21 @@
 """The `spa3r` command. Each subcommand is one stage, a view of the data, or the whole demo."""
 
 import argparse
-import json
 import logging
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from spa3r import convert_commands, export_commands, scene_commands, view_commands
+from spa3r import (
+    check_commands,
+    convert_commands,
+    export_commands,
+    ingest_commands,
+    scene_commands,
+    view_commands,
+)
 from spa3r.errors import Spa3RError
+from spa3r.recipe_options import recipe_of, recipe_options
 from spa3r.storage import redacted
 
 EPILOG = """\
@@ -17,7 +24,7 @@ registry, SPA3R_WORKERS and SPA3R_TRAIN_WORKERS the number of processes (`spa3r 
 
 A first walk:
   spa3r demo                                      the whole chain on generated rooms
-  spa3r ingest /data/scannet --recipe paper       raw scans -> shards
+  spa3r ingest /data/scannet --recipe paper       raw scans -> shards (--dry-run: what and how long)
   spa3r targets --dataset scannet --recipe paper  shards -> VGGT and DINOv3 targets
   spa3r pretrain --dataset scannet --recipe paper
   spa3r encode photos/ -o kitchen.safetensors     views -> a scene that can be asked
@@ -60,12 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("-v", "--verbose", action="store_true", help="debug log lines")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    recipe = argparse.ArgumentParser(add_help=False)
-    recipe.add_argument("--recipe", default="tiny", help="named experiment (default: tiny)")
-    recipe.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
-        help="override one recipe setting, e.g. --set train.steps=100 (value is JSON)",
-    )  # fmt: skip
+    recipe = recipe_options()
     data = argparse.ArgumentParser(add_help=False, parents=[recipe])
     data.add_argument("--dataset", default="rooms", help="name of the ingested dataset")
 
@@ -84,19 +86,14 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--rooms", type=_positive, default=64, help="rooms to train on (default 64)")
     demo.add_argument("--val-rooms", type=_positive, default=12, help="held-out rooms (default 12)")
     _add_rooms(add("rooms", _rooms, "generate furnished rooms as ScanNet releases its scans"))
-    ingest = add("ingest", _ingest, "raw scans -> frame shards and manifest", recipe)
-    ingest.add_argument("root", help="folder or URL: ScanNet release, exported scans, photos")
-    ingest.add_argument("--dataset", default="", help="name to keep it under (default: by layout)")
+    ingest_commands.register(add)
     add("targets", _targets, "frame shards -> teacher targets", data)
     add("pretrain", _pretrain, "targets -> trained encoder, registered as candidate", data)
     evaluate = add("evaluate", _evaluate, "held-out quality against five controls, report", data)
     evaluate.add_argument("model", nargs="?", default="models:/spa3r-encoder@candidate")
     add("promote", _promote, "move alias champion to the candidate if the field gate holds")
-    for group in (scene_commands, export_commands, view_commands, convert_commands):
+    for group in (check_commands, scene_commands, export_commands, view_commands, convert_commands):
         group.register(add)
-    show = add("show", _show, "contact sheet of an ingested scene, or facts of a latent file", data)
-    show.add_argument("what", help="scene name, or a scene.safetensors file")
-    show.add_argument("-o", "--out", default=None, help="PNG to write (default: <scene>.png)")
     add("doctor", _doctor, "what this machine has and lacks")
     return parser
 
@@ -119,29 +116,10 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
-    from spa3r.errors import ConfigError
-
-    values: dict[str, Any] = {}
-    for item in arguments.overrides:
-        key, sign, text = item.partition("=")
-        if not sign:
-            raise ConfigError(f"--set {item}: write KEY=VALUE, e.g. train.steps=100")
-        try:
-            values[key] = json.loads(text)
-        except ValueError:
-            values[key] = text
-    return values
-
-
-def _of(arguments: argparse.Namespace) -> dict[str, Any]:
-    return {"recipe": arguments.recipe, "overrides": _overrides(arguments)}
-
-
 def _demo(arguments: argparse.Namespace) -> None:
     from flows.demo_run import run_demo
 
-    run_demo(train_rooms=arguments.rooms, val_rooms=arguments.val_rooms, **_of(arguments))
+    run_demo(train_rooms=arguments.rooms, val_rooms=arguments.val_rooms, **recipe_of(arguments))
 
 
 def _rooms(arguments: argparse.Namespace) -> None:
@@ -162,28 +140,24 @@ def _rooms(arguments: argparse.Namespace) -> None:
     )  # fmt: skip
 
 
-def _ingest(arguments: argparse.Namespace) -> None:
-    from flows import data_stages
-
-    print(data_stages.ingest(arguments.root, dataset=arguments.dataset, **_of(arguments)).line)
-
-
 def _targets(arguments: argparse.Namespace) -> None:
     from flows import data_stages
 
-    print(data_stages.targets(dataset=arguments.dataset, **_of(arguments)).line)
+    print(data_stages.targets(dataset=arguments.dataset, **recipe_of(arguments)).line)
 
 
 def _pretrain(arguments: argparse.Namespace) -> None:
     from flows import model_stages
 
-    print(model_stages.pretrain(dataset=arguments.dataset, **_of(arguments)).line)
+    print(model_stages.pretrain(dataset=arguments.dataset, **recipe_of(arguments)).line)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     from flows import model_stages
 
-    result = model_stages.evaluate(arguments.model, dataset=arguments.dataset, **_of(arguments))
+    result = model_stages.evaluate(
+        arguments.model, dataset=arguments.dataset, **recipe_of(arguments)
+    )
     print(result.line)
 
 
@@ -191,12 +165,6 @@ def _promote(_arguments: argparse.Namespace) -> None:
     from flows import model_stages
 
     print(model_stages.promote().line)
-
-
-def _show(arguments: argparse.Namespace) -> None:
-    from flows.show import show
-
-    print(show(arguments.what, dataset=arguments.dataset, out=arguments.out, **_of(arguments)))
 
 
 def _doctor(_arguments: argparse.Namespace) -> None:

@@ -51,3 +51,18 @@ def _tile(number: int, sample: FrameSample, far_mm: float) -> Image.Image:
         (5, 4), f"{number}", fill="white", stroke_width=2, stroke_fill="black"
     )
     return tile
+
+
+def stacked(top: bytes, bottom: bytes) -> bytes:
+    """PNG of two PNGs, one above the other, the second as wide as the first."""
+    above, below = (Image.open(io.BytesIO(data)).convert("RGB") for data in (top, bottom))
+    width = max(above.width, 3 * TILE_WIDTH)
+    below = below.resize(
+        (width, round(width * below.height / below.width)), Image.Resampling.LANCZOS
+    )
+    both = Image.new("RGB", (width, above.height + below.height), "white")
+    both.paste(above, (0, 0))
+    both.paste(below, (0, above.height))
+    out = io.BytesIO()
+    both.save(out, "PNG")
+    return out.getvalue()

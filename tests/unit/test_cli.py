@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,10 +19,11 @@ from PIL import Image
 from spa3r import cli
 from tests.ports import free_port
 from tests.scan_arrays import scan_arrays
+from tests.sens_maker import make_dataset, make_sens
 from tests.untrained import save_untrained
 
-ISSUE = {"demo", "rooms", "ingest", "targets", "pretrain", "evaluate", "promote", "encode", "query",
-         "export", "view", "convert", "show", "doctor"}  # fmt: skip
+ISSUE = {"demo", "rooms", "ingest", "merge", "targets", "pretrain", "evaluate", "promote", "encode",
+         "query", "export", "view", "convert", "show", "verify", "doctor"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,11 @@ def test_help_says_what_a_command_does(name: str, capsys) -> None:
         ("demo --recipe huge", ["'huge'", "debug", "tiny"]),
         ("demo --set clips.gap=0", ["gap"]),
         ("ingest . --recipe huge", ["'huge'", "choose one of"]),
+        ("ingest . --set ingest.stride=0", ["stride"]),
+        ("ingest nowhere --dry-run", ["nowhere", "scannet", "photos"]),
+        ("merge both attic cellar", ["attic", "spa3r ingest ROOT --dataset attic --recipe tiny"]),
+        ("merge attic attic", ["merge attic", "choose another"]),
+        ("merge scannet attic", ["merge scannet", "choose another"]),
         ("pretrain --set train.stepz=1", ["stepz"]),
         ("pretrain --set train.steps", ["train.steps", "KEY=VALUE"]),
         ("pretrain --set train.steps=many", ["steps", "many"]),
@@ -127,7 +134,7 @@ def test_help_says_what_a_command_does(name: str, capsys) -> None:
         ("evaluate", ["models:/spa3r-encoder@candidate", "not in the registry"]),
         ("evaluate nowhere", ["nowhere", "config.json"]),
         ("encode photos -o x.safetensors --encoder ./nowhere", ["nowhere"]),
-        ("ingest nowhere", ["nowhere", ".sens", "photos"]),
+        ("ingest nowhere", ["nowhere", "scannet", "photos"]),
         ("show nowhere.safetensors", ["nowhere.safetensors", "spa3r encode"]),
         ("rooms out --size big", ["--size big", "640x480"]),
         ("rooms out --count 0", ["0 scenes"]),
@@ -190,19 +197,67 @@ def test_an_interrupt_keeps_its_exit_code(spa3r: Command, monkeypatch: pytest.Mo
 # --- commands that need no training ---------------------------------------------------------------
 
 
-def test_rooms_ingest_and_show(spa3r: Command, tmp_path: Path) -> None:
+def test_rooms_ingest_and_show(spa3r: Command, home: Path, tmp_path: Path) -> None:
     rooms = ("rooms", "raw", "--count", 2, "--val", 1, "--size", "224x168", "--frames", 6)
     made = spa3r(*rooms)
     assert made.code == 0 and made.out == "2 rooms in raw\n"
     assert len(list((tmp_path / "raw" / "scans").glob("*/*.sens"))) == 2
     small = ("--dataset", "small", "--recipe", "debug")
+    planned = spa3r("ingest", "raw", *small, "--dry-run")
+    assert planned.code == 0 and planned.out.startswith("scenes  2 of dataset small: 2 new\n")
+    assert "frames  12, 12 of them to be read; counted in 2 of 2 scenes\n" in planned.out
+    assert not list(home.glob("shards/small-*")), "a dry run wrote something"
     first = spa3r("ingest", "raw", *small)
-    assert first.code == 0 and first.out.startswith("2 scenes, 12 of 12 frames"), first
-    assert spa3r("ingest", "raw", *small).out == f"re-used: {first.out}"
+    assert first.code == 0, first
+    assert first.out.startswith("2 scenes (2 new), 12 of 12 frames, in "), first
+    again = spa3r("ingest", "raw", *small)
+    assert again.out.startswith("re-used: 2 scenes, 12 of 12 frames, in "), again
+    assert "2 done" in spa3r("ingest", "raw", *small, "--dry-run").out
     shown = spa3r("show", "scene0001_00", *small)
     assert shown.code == 0 and shown.out.startswith("scene0001_00.png: 6 frames")
     assert Image.open("scene0001_00.png").width > 224
     refused(spa3r("show", "scene0999_00", *small), "scene0999_00")
+
+
+def test_what_became_of_each_scene_is_in_the_line(spa3r: Command, tmp_path: Path) -> None:
+    raw = make_dataset(tmp_path / "raw", scans=3, frames=6, bad_poses=[1])
+    kept = ("--dataset", "kept", "--recipe", "debug")
+    spa3r("ingest", raw, *kept)
+    shutil.rmtree(raw / "scans" / "scene0000_00")
+    make_sens(raw / "scans" / "scene0001_00" / "scene0001_00.sens", frames=5)
+    (raw / "scans" / "scene0007_00").mkdir()
+    (raw / "scans" / "scene0007_00" / "scene0007_00.sens").write_bytes(b"no scan at all")
+    make_sens(raw / "scans" / "scene0008_00" / "scene0008_00.sens", frames=4)
+    failed = spa3r("ingest", raw, *kept)
+    assert failed.code == 1 and "1 of 4 scenes cannot be used: scene0007_00" in failed.errors[-1]
+    ended = spa3r("ingest", raw, *kept)
+    assert ended.code == 0 and ended.out.startswith(
+        "re-used: 3 scenes, 14 of 15 frames (1 invalid_pose), 1 that cannot be used, 1 removed, in"
+    ), ended.out
+    make_sens(raw / "scans" / "scene0009_00" / "scene0009_00.sens", frames=4)
+    ended = spa3r("ingest", raw, *kept)
+    assert ended.out.startswith("4 scenes (1 new, 3 re-used), 18 of 19 frames"), ended.out
+
+
+def test_scenes_are_named_and_datasets_merged(spa3r: Command, tmp_path: Path) -> None:
+    raw = make_dataset(tmp_path / "raw", scans=3, frames=4)
+    debug = ("--recipe", "debug")
+    one = spa3r("ingest", raw, *debug, "--dataset", "one", "--scenes", "scene0000_00, scene0002_00")
+    assert one.out.startswith("2 scenes (2 new), 8 of 8 frames"), one
+    two = spa3r("ingest", raw, *debug, "--dataset", "two", "--scenes", "scene0001_00")
+    assert two.out.startswith("1 scene (1 new), 4 of 4 frames"), two
+    unknown = spa3r("ingest", raw, *debug, "--dataset", "two", "--scenes", "scene0042_00")
+    refused(unknown, "scene0042_00")
+    both = spa3r("merge", "both", "one", "two", *debug)
+    assert both.code == 0 and both.out.startswith("3 scenes, 12 of 12 frames, in "), both
+    shown = spa3r("show", "scene0001_00", "--dataset", "both", *debug)
+    assert shown.code == 0, shown
+
+
+def test_no_scene_is_no_choice_of_scenes(spa3r: Command, capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        spa3r("ingest", "raw", "--scenes", " , ")
+    assert ended.value.code == 2 and "names no scene" in capsys.readouterr().err
 
 
 def test_doctor_answers(spa3r: Command) -> None:

@@ -13,17 +13,19 @@ OURS = {"flows", "preprocessing", "spa3r"}
 # library -> files that may import it
 ONLY_IN = {
     "prefect": {"flows/"},
-    "ray": {"spa3r/train/cluster.py"},
+    "ray": {"spa3r/train/cluster.py", "preprocessing/ray_runner.py"},
     "mlflow": {"spa3r/train/tracking.py", "spa3r/train/pyfunc.py"},
     "webdataset": {"preprocessing/shards.py", "spa3r/data/shards.py"},
     "tarfile": {"preprocessing/shards.py", "spa3r/data/shards.py"},
 }
 # What preprocessing may take from spa3r: the contract, never a model.
-CONTRACT = {"schema", "config", "errors", "geometry", "images", "storage", "progress"}
+CONTRACT = {"schema", "config", "errors", "geometry", "images", "codecs", "lens", "frame_choice",
+            "storage", "progress"}  # fmt: skip
 TARGETS_MAY = CONTRACT | {"teachers", "data"}
 # Entry points that reach across, inside their functions only.
 ENTRY_POINTS = {"spa3r/cli.py", "spa3r/train/pyfunc.py"} | {
-    f"spa3r/{name}_commands.py" for name in ("scene", "export", "view", "convert")
+    f"spa3r/{name}_commands.py"
+    for name in ("scene", "export", "view", "convert", "ingest", "check")
 }
 TORCH_FREE = ("preprocessing/", *(f"spa3r/{name}.py" for name in CONTRACT))
 BARE = {"torch", "transformers", "numpy", "safetensors", "PIL", "cv2", "pyarrow", "fsspec",
