@@ -19,7 +19,6 @@ from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
-from fsspec.core import url_to_fs
 
 from preprocessing.colmap_files import Model, Registered, model_files, read_model
 from preprocessing.photos import SUFFIXES
@@ -29,7 +28,7 @@ from spa3r.errors import FormatError, ImageError, SceneError
 from spa3r.images import EncodedImage, stored_size
 from spa3r.lens import Undistortion, camera
 from spa3r.schema import DROP_IMAGE, DROP_MISSING, DROP_POSE, DROP_UNREGISTERED
-from spa3r.storage import join, read_bytes
+from spa3r.storage import filesystem, join, read_bytes
 
 _MODEL_FOLDERS: Final = ("sparse/0", "sparse", "colmap/sparse/0", "colmap")
 _IMAGE_FOLDERS: Final = ("images", "images_2", "images_4", "images_8")
@@ -105,7 +104,7 @@ class ColmapSource:
 
 def _list_pictures(folder: str, depth: int) -> dict[str, str]:
     """Path below the folder -> URL of each picture in it, so many folders deep."""
-    fs, home = url_to_fs(folder)
+    fs, home = filesystem(folder)
     home = home.rstrip("/") + "/"
     paths = (str(path).removeprefix(home) for path in fs.find(home, maxdepth=depth))
     return {

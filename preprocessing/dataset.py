@@ -19,7 +19,7 @@ from preprocessing.sources import DATASETS, detect_dataset, open_scenes
 from preprocessing.standing import READ, classify, refusal_hash
 from spa3r import storage
 from spa3r.config import IngestSpec
-from spa3r.errors import FormatError, ImageError, SceneError
+from spa3r.errors import FormatError, ImageError, SceneError, ShardError
 from spa3r.progress import meter
 
 log = logging.getLogger(__name__)
@@ -71,9 +71,7 @@ def ingest_dataset(
     """
     dataset, sources = find_sources(root, dataset, scenes)
     with output_lock(out):
-        if removed := manifests.remove_leftovers(out):
-            log.info("%s: %d unfinished files of an earlier run removed", out, removed)
-        snapshot = shards.Snapshot(out)
+        snapshot = _look(out)
         outcome = _Outcome()
         with meter("ingest", len(sources), "scenes") as progress:
             for scene, result in _attempts(sources, snapshot, outcome, spec, out, dataset, runner):
@@ -101,12 +99,29 @@ def ingest_dataset(
     return manifest
 
 
+def _look(out: str) -> shards.Snapshot:
+    """What earlier runs left of use; the rest is removed."""
+    try:
+        if removed := manifests.remove_leftovers(out):
+            log.info("%s: %d unfinished files of an earlier run removed", out, removed)
+        return shards.Snapshot(out)
+    except OSError as error:
+        raise ShardError(
+            f"{out}: cannot be listed ({error.strerror or error}); check path and permissions"
+        ) from error
+
+
 def find_sources(
     root: str, dataset: str, scenes: Sequence[str] | None = None
 ) -> tuple[str, list[SceneSource]]:
     """The name a dataset is kept under, and its scans; arguments as of ingest_dataset."""
-    layout = dataset if dataset in DATASETS else detect_dataset(root)
-    sources = open_scenes(root, layout)
+    try:
+        layout = dataset if dataset in DATASETS else detect_dataset(root)
+        sources = open_scenes(root, layout)
+    except OSError as error:
+        raise SceneError(
+            f"{root}: cannot be listed ({error.strerror or error}); check path and permissions"
+        ) from error
     if scenes is None:
         return dataset or layout, sources
     unknown = sorted(set(scenes) - {source.name for source in sources})

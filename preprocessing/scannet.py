@@ -24,7 +24,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-from fsspec.core import url_to_fs
 
 from preprocessing.guard import GENERATED
 from preprocessing.scannet_export import ExportedScene
@@ -36,7 +35,7 @@ from preprocessing.sens import SensReader
 from preprocessing.splits import read_scannet_splits
 from spa3r.errors import FormatError
 from spa3r.schema import DROP_LABEL_IMAGE
-from spa3r.storage import exists, join, list_files, open_read, sha256
+from spa3r.storage import exists, filesystem, join, list_files, open_read, sha256
 
 log = logging.getLogger(__name__)
 
@@ -229,7 +228,7 @@ def _scan_of(folder: str, names: Sequence[str]) -> tuple[str, Kind] | None:
 
 def _names_in(folder: str) -> list[str]:
     """Sorted names of all that lies directly in a folder; [] if there is no such folder."""
-    fs, path = url_to_fs(folder)
+    fs, path = filesystem(folder)
     try:
         entries = fs.ls(path, detail=False)
     except (FileNotFoundError, NotADirectoryError):

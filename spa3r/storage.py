@@ -6,19 +6,26 @@ an object visible only when its upload completes, so there the upload itself is 
 
 import hashlib
 import json
+import logging
 import os
 import re
 import tempfile
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, Final, cast
 
+from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 
 from spa3r.errors import ConfigError, ShardError
 
+log = logging.getLogger(__name__)
+
+_S3: Final = ("s3", "s3a")
+_OBJECT_STORES: Final = {*_S3, "gs", "gcs", "abfs", "abfss", "az"}
+_PART_BYTES: Final = 16 << 20  # of an upload; at most 10,000 parts make a file of 160 GB
 # From the user's name to the last @ of a word: a password may hold "/" or "@" by mistake.
 _LOGIN = re.compile(r"(://[^\s:/@]*:)\S*@")
 _PASSWORD = re.compile(r"([?&]password=)[^&\s]*")
@@ -34,13 +41,23 @@ def join(base: str | Path, *parts: str) -> str:
     return "/".join([str(base).rstrip("/"), *(p.strip("/") for p in parts)])
 
 
-def _filesystem(url: str | Path) -> tuple[Any, str]:
-    """Where a URL leads, and its path there.
+def filesystem(url: str | Path) -> tuple[Any, str]:
+    """The fsspec file system that a URL leads to, and its path there.
+
+    Ask here, not fsspec: retries are set here, and that no listing is remembered, because other
+    processes write meanwhile.
 
     Raises:
         ConfigError: an unknown protocol, or one whose package is not installed.
     """
     try:
+        if str(url).partition("://")[0] in _S3:
+            from spa3r import (
+                s3,
+            )  # here, because s3fs is optional: the platform's, not the library's
+
+            fs = s3.file_system()
+            return fs, cast(str, fs._strip_protocol(str(url)))
         return url_to_fs(str(url))
     except (ValueError, ImportError) as error:
         raise ConfigError(f"{url}: {error}; name a path or another URL") from error
@@ -48,55 +65,122 @@ def _filesystem(url: str | Path) -> tuple[Any, str]:
 
 def is_local(url: str | Path) -> bool:
     """Whether a path or URL names a local file."""
-    return _filesystem(url)[0].protocol in ("file", ("file", "local"))
+    return filesystem(url)[0].protocol in ("file", ("file", "local"))
 
 
 def exists(url: str | Path) -> bool:
     """Whether a file or folder is there."""
-    fs, path = _filesystem(url)
+    fs, path = filesystem(url)
     return bool(fs.exists(path))
 
 
 def size(url: str | Path) -> int:
     """Bytes of a file. Raises FileNotFoundError."""
-    fs, path = _filesystem(url)
+    fs, path = filesystem(url)
     return int(fs.size(path))
 
 
 def list_files(url: str | Path, suffix: str = "") -> list[str]:
     """Sorted URLs of the files directly in a folder whose names end in suffix; [] if absent."""
-    fs, path = _filesystem(url)
-    if not fs.isdir(path):
-        return []
-    names = (Path(p).name for p in fs.ls(path, detail=False))
+    names = (Path(path).name for path in _listing(url, detail=False))
     return [join(url, name) for name in sorted(names) if name.endswith(suffix)]
+
+
+def list_sizes(url: str | Path) -> dict[str, int]:
+    """Bytes of each file directly in a folder, by name; {} if the folder is absent."""
+    entries = _listing(url, detail=True)
+    return {Path(e["name"]).name: int(e["size"]) for e in entries if e["type"] == "file"}
+
+
+def _listing(url: str | Path, *, detail: bool) -> list[Any]:
+    """What fsspec lists of a folder: one request for each thousand files of an object store."""
+    fs, path = filesystem(url)
+    try:
+        found = fs.ls(path, detail=detail)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    itself = path.rstrip("/")  # listed for a file, and where an empty object marks a folder
+    return [e for e in found if (e["name"] if detail else e).rstrip("/") != itself]
+
+
+def read_many(urls: Sequence[str]) -> list[bytes | None]:
+    """All bytes of many small files of one file system; None: absent, perhaps since it was listed.
+
+    One request a file on an object store, many of them at a time.
+
+    Raises:
+        OSError: a file is there but cannot be read.
+    """
+    if not urls:
+        return []
+    fs, _ = filesystem(urls[0])
+    paths = [filesystem(url)[1] for url in urls]
+    found = fs.cat_ranges(paths, None, None, on_error="return", **_whole(fs))
+    for content in found:
+        if isinstance(content, Exception) and not isinstance(content, FileNotFoundError):
+            raise content
+    return [content if isinstance(content, bytes) else None for content in found]
+
+
+def _whole(fs: Any) -> dict[str, int]:
+    """Options for `cat`: s3fs asks for the size first, unless told not to read in pieces."""
+    return {"max_concurrency": 1} if "s3" in _protocols(fs) else {}
+
+
+def _protocols(fs: Any) -> set[str]:
+    return {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
 
 
 @contextmanager
 def open_read(url: str | Path) -> Iterator[IO[bytes]]:
     """Binary reader; random access works on local files and on object stores."""
-    fs, path = _filesystem(url)
-    with fs.open(path, "rb") as f:
+    fs, path = filesystem(url)
+    with _plain_errors(fs), fs.open(path, "rb") as f:
         yield cast(IO[bytes], f)
+
+
+def _plain_errors(fs: Any) -> AbstractContextManager[None]:
+    """OSErrors also for a connection that breaks while a file is read."""
+    if "s3" not in _protocols(fs):
+        return nullcontext()
+    from spa3r import s3  # here, because s3fs is optional
+
+    return s3.plain_errors()
 
 
 def read_bytes(url: str | Path) -> bytes:
     """All bytes of a file."""
-    with open_read(url) as f:
-        return f.read()
+    fs, path = filesystem(url)
+    return fs.cat_file(path, **_whole(fs))
 
 
 @contextmanager
 def atomic_write(url: str | Path) -> Iterator[IO[bytes]]:
-    """Binary writer whose file appears under its name only if the block ends without an error."""
-    fs, path = _filesystem(url)
-    if not is_local(url):
-        with fs.transaction, fs.open(path, "wb") as f:
-            yield cast(IO[bytes], f)
-        return
-    final = Path(path)
+    """Binary writer whose file appears under its name only if the block ends without an error.
+
+    An object store gets parts as they fill up, so that one part is in memory. An upload that fails
+    is aborted; of a killed process it stays unfinished until `remove_leftovers`.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    fs, path = filesystem(url)
+    if _OBJECT_STORES.intersection(_protocols(fs)):
+        with _uploading(fs, path) as f:
+            yield f
+    elif is_local(url):
+        with _replacing(Path(path)) as f:
+            yield f
+    else:
+        with _moving(fs, path) as f:
+            yield f
+
+
+@contextmanager
+def _replacing(final: Path) -> Iterator[IO[bytes]]:
+    """A local file."""
     final.parent.mkdir(parents=True, exist_ok=True)
-    temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = final.with_name(_temporary_name(final.name))
     try:
         with temporary.open("wb") as f:
             yield f
@@ -105,6 +189,43 @@ def atomic_write(url: str | Path) -> Iterator[IO[bytes]]:
         temporary.replace(final)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _uploading(fs: Any, path: str) -> Iterator[IO[bytes]]:
+    """An object. Not fsspec's transactions: they belong to an instance that threads share."""
+    f = fs.open(path, "wb", block_size=_PART_BYTES)
+    try:
+        yield f
+        f.close()
+    except BaseException:
+        f.closed = True  # or it would be completed as it is when it is collected
+        try:
+            f.discard()
+        except OSError as error:
+            log.warning("%s: unfinished upload not aborted (%s)", path, error)
+        raise
+
+
+@contextmanager
+def _moving(fs: Any, path: str) -> Iterator[IO[bytes]]:
+    """A file of another file system, in memory or behind SFTP, say."""
+    folder, slash, name = path.rpartition("/")
+    temporary = f"{folder}{slash}{_temporary_name(name)}"
+    try:
+        with fs.open(temporary, "wb") as f:
+            yield f
+        if type(fs).mv is AbstractFileSystem.mv:  # copies, and takes brackets for patterns
+            fs.cp_file(temporary, path)
+        else:
+            fs.mv(temporary, path)
+    finally:
+        if fs.exists(temporary):
+            fs.rm_file(temporary)
+
+
+def _temporary_name(name: str) -> str:
+    return f".{name}.{uuid.uuid4().hex[:8]}.tmp"
 
 
 def write_bytes(url: str | Path, data: bytes) -> None:
@@ -131,7 +252,7 @@ def check_writable(url: str | Path, *, folder: bool = False) -> None:
     Raises:
         ConfigError: it cannot: no permission, a folder in a file's place or the other way round.
     """
-    path = Path(_filesystem(url)[1])
+    path = Path(filesystem(url)[1])
     if not is_local(url):
         return
     place = path if folder else path.parent
@@ -173,11 +294,36 @@ def sha256(url: str | Path) -> str:
     return digest.hexdigest()
 
 
+def remove(url: str | Path) -> bool:
+    """Deletes a file if it is there; whether it was. Raises OSError if it stays."""
+    fs, path = filesystem(url)
+    try:
+        if not fs.exists(path):  # an object store deletes what is absent without a word
+            return False
+        fs.rm_file(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
 def remove_leftovers(folder: str | Path) -> int:
-    """Deletes temporary files that a killed process left in a local folder; returns how many."""
+    """Deletes what killed processes left of files directly in a folder; returns of how many.
+
+    Temporary files of a local folder, unfinished uploads on S3. Only for a folder that nobody else
+    writes into meanwhile.
+    """
+    fs, path = filesystem(folder)
+    if "s3" in _protocols(fs):
+        from spa3r import s3  # here, because s3fs is optional
+
+        try:
+            return s3.abort_uploads(fs, path)
+        except OSError as error:  # a key that may write may not list uploads, and need not
+            log.info("%s: unfinished uploads not looked for (%s)", folder, error)
+            return 0
     if not is_local(folder) or not Path(folder).is_dir():
         return 0
     stale = [p for p in Path(folder).glob(".*.tmp") if p.is_file()]
-    for path in stale:
-        path.unlink()
+    for file in stale:
+        file.unlink()
     return len(stale)

@@ -6,8 +6,6 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
-from fsspec.core import url_to_fs
-
 from spa3r import storage
 from spa3r.config import from_dict
 from spa3r.encoder_card import CONFIG_FILE
@@ -77,7 +75,7 @@ def recorded_place(encoder: str, teacher: str | Path, *, otherwise: str) -> str:
 
 
 def _resolved(place: str | Path) -> str:
-    fs, path = url_to_fs(str(place))
+    fs, path = storage.filesystem(str(place))
     if storage.is_local(place):
         return str(Path(path).resolve())
     return fs.unstrip_protocol(path).rstrip("/")
@@ -90,7 +88,7 @@ def _folders_of(source: str | Path) -> set[str]:
     """
     if not storage.exists(source):
         return set()
-    fs, path = url_to_fs(str(source))
+    fs, path = storage.filesystem(str(source))
     if fs.isdir(path):
         return {_resolved(source)}
     parent = str(source).rpartition("/")[0] or ("/" if str(source).startswith("/") else ".")
@@ -106,7 +104,7 @@ def _check_contents(folder: str, *, kind: str, other: str | None) -> None:
     Args:
         other: resolved place that this conversion writes too and that may lie inside.
     """
-    fs, path = url_to_fs(folder)
+    fs, path = storage.filesystem(folder)
     with storage.named_write_errors(folder):
         if not fs.isdir(path):
             return
@@ -114,7 +112,7 @@ def _check_contents(folder: str, *, kind: str, other: str | None) -> None:
     ours = _is_ours(folder, kind) if CONFIG_FILE in names else False
     for name in names:
         inside = storage.join(folder, name)
-        is_folder = fs.isdir(url_to_fs(inside)[1])
+        is_folder = fs.isdir(storage.filesystem(inside)[1])
         if is_folder and kind == ENCODER and name in (ENCODER, ADAPTER):
             _check_contents(inside, kind=name, other=other)
         elif is_folder and other is not None and f"{other}/".startswith(f"{_resolved(inside)}/"):

@@ -19,13 +19,13 @@ from typing import IO, Any, Final
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fsspec.core import url_to_fs
 
 from spa3r import images, storage
 from spa3r.errors import ImageError, ShardError
 from spa3r.schema import MANIFEST_COLUMNS, SCHEMA_VERSION
 
 _LOCAL: Final = ("file", ("file", "local"))
+_GAPS: Final = 64 << 10  # bytes between a frame's parts, at most: tar headers, small parts
 _CURE: Final = "run the stage that wrote it again"
 # By the prefix of their columns; the first is there in every kept frame.
 _DECODERS: Final[dict[str, Callable[[bytes], np.ndarray]]] = {
@@ -46,6 +46,7 @@ class ShardReader:
     def __init__(self, max_open: int = 64) -> None:
         self._max_open = max_open
         self._open: OrderedDict[str, IO[bytes]] = OrderedDict()
+        self._sizes: dict[str, int] = {}
         self._lock = Lock()
 
     @property
@@ -59,7 +60,7 @@ class ShardReader:
         Raises:
             ShardError: the shard is missing or unreadable, or the range leaves it.
         """
-        fs, path = url_to_fs(url)
+        fs, path = storage.filesystem(url)
         try:
             if fs.protocol in _LOCAL:
                 file = self._file(path)
@@ -68,7 +69,7 @@ class ShardReader:
                 # reference keeps the file open even if it is dropped from the cache meanwhile.
                 data = os.pread(file.fileno(), size, offset)
             else:
-                self._check(url, offset, size, int(fs.size(path)))
+                self._check(url, offset, size, self._size(fs, path))
                 data = fs.cat_file(path, start=offset, end=offset + size) if size else b""
         except OSError as error:
             raise ShardError(f"{url}: cannot be read ({error.strerror or error}); {_CURE}") from (
@@ -77,6 +78,12 @@ class ShardReader:
         if len(data) != size:
             raise ShardError(f"{url}: {len(data)} of {size} bytes read at {offset}; {_CURE}")
         return data
+
+    def _size(self, fs: Any, path: str) -> int:
+        """Bytes of a remote shard, asked once: published shards do not change."""
+        if path not in self._sizes:
+            self._sizes[path] = int(fs.size(path))
+        return self._sizes[path]
 
     @staticmethod
     def _check(url: str, offset: int, size: int, total: int) -> None:
@@ -250,11 +257,7 @@ class FrameTable:
     def _decode(self, url: str, row: dict[str, Any]) -> dict[str, np.ndarray]:
         """Maps of a frame by the prefix of their columns, all of the row's size."""
         try:
-            maps = {
-                part: decode(self._reader.read(url, row[f"{part}_offset"], row[f"{part}_size"]))
-                for part, decode in _DECODERS.items()
-                if part == "color" or row[f"{part}_offset"] >= 0
-            }
+            maps = {part: _DECODERS[part](data) for part, data in self._payloads(url, row)}
         except ImageError as error:
             raise ShardError(f"{url}: frame {row['frame']}: {error}; {_CURE}") from error
         size = (row["height"], row["width"])
@@ -264,6 +267,23 @@ class FrameTable:
                 f" manifest says {size[1]} x {size[0]}; {_CURE}"
             )
         return maps
+
+    def _payloads(self, url: str, row: dict[str, Any]) -> list[tuple[str, bytes]]:
+        """A frame's parts, as one range: they lie together, and every request is a round trip."""
+        places = {
+            part: (row[f"{part}_offset"], row[f"{part}_size"])
+            for part in _DECODERS
+            if part == "color" or row[f"{part}_offset"] >= 0
+        }
+        begin = min(at for at, _ in places.values())
+        end = max(at + size for at, size in places.values())
+        if not 0 <= end - begin <= sum(size for _, size in places.values()) + _GAPS:
+            return [(part, self._reader.read(url, *place)) for part, place in places.items()]
+        data = memoryview(self._reader.read(url, begin, end - begin))
+        return [
+            (part, bytes(data[at - begin : at - begin + size]))
+            for part, (at, size) in places.items()
+        ]
 
     @staticmethod
     def _matrix(url: str, row: dict[str, Any], column: str, side: int) -> np.ndarray | None:

@@ -7,6 +7,7 @@ import pytest
 
 from spa3r import storage
 from spa3r.errors import ConfigError, ShardError
+from spa3r.schema import SCHEMA_VERSION
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -22,6 +23,52 @@ def test_round_trip_and_listing(base: str) -> None:
     assert storage.exists(url)
     assert storage.size(url) == len(storage.read_bytes(url))
     assert len(storage.sha256(url)) == 64
+
+
+def test_bulk_reads_keep_their_order_and_miss_nothing_silently(base: str) -> None:
+    urls = [storage.join(base, f"{name}.json") for name in ("b", "a [1]*", "lost", "c")]
+    for number, url in enumerate(urls):
+        storage.write_bytes(url, bytes([number]) * number)
+    assert storage.remove(urls[2]) and not storage.remove(urls[2])
+    assert storage.read_many(urls) == [b"", b"\1", None, b"\3\3\3"]
+    assert storage.read_many(urls[:1]) == [b""]
+    assert storage.read_many([]) == []
+    assert storage.list_sizes(base) == {"b.json": 0, "a [1]*.json": 1, "c.json": 3}
+    assert storage.list_sizes(storage.join(base, "none")) == {}
+    assert storage.list_sizes(urls[0]) == {}
+
+
+def test_a_bulk_read_does_not_hide_an_error(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError):
+        storage.read_many([str(tmp_path), str(tmp_path)])
+
+
+def test_ten_thousand_sidecars_are_one_listing_and_one_bulk_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
+
+    from preprocessing.shards import Snapshot
+
+    fs = MemoryFileSystem()
+    for number in range(10_000):
+        path = f"/many/scene{number:05d}.done.json"
+        fs.store[path] = MemoryFile(fs, path, b'{"schema": %d}' % SCHEMA_VERSION)
+    asked: list[str] = []
+    for name in ("ls", "info", "exists", "isdir", "find", "cat_ranges"):
+        real = getattr(MemoryFileSystem, name)
+
+        def counted(self, *args, real=real, name=name, **options):
+            asked.append(name)
+            return real(self, *args, **options)
+
+        monkeypatch.setattr(MemoryFileSystem, name, counted)
+    try:
+        assert len(Snapshot("memory://many").units) == 10_000
+        assert asked == ["ls", "cat_ranges"]
+    finally:
+        for path in [path for path in fs.store if path.startswith("/many/")]:
+            del fs.store[path]
 
 
 def test_a_failed_write_leaves_nothing(base: str) -> None:

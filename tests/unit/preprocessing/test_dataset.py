@@ -319,3 +319,17 @@ def test_an_unwritable_folder_stops_at_once(raw: Path, out: Path):
     out.write_text("a file, not a folder")
     with pytest.raises(ShardError, match=A):
         run(raw, out)
+
+
+def test_a_storage_that_does_not_answer_is_one_line(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("preprocessing.dataset.shards.Snapshot", refuse)
+    with pytest.raises(ShardError, match=r"out: cannot be listed \(Permission denied\); check"):
+        ingest_dataset(str(raw), "", SPEC, str(tmp_path / "out"))
+    monkeypatch.setattr("preprocessing.dataset.open_scenes", refuse)
+    with pytest.raises(SceneError, match=r"raw: cannot be listed \(Permission denied\); check"):
+        ingest_dataset(str(raw), "", SPEC, str(tmp_path / "out"))

@@ -156,7 +156,7 @@ def test_a_scan_can_be_read_twice_and_from_any_file_system():
         f.write(small_sens())
     with fsspec.open("memory://scans/a.sens", "rb") as f:
         reader = SensReader(f, "a.sens")
-        first, second = list(reader.frames(reader.indices[::2])), list(reader.frames(reader.indices[::2]))
+        first, second = (list(reader.frames(reader.indices[::2])) for _ in range(2))
     assert [f.index for f in first] == [f.index for f in second] == [0, 2, 4]
 
 
