@@ -58,17 +58,23 @@ def _check(folder: str, scene: str) -> SceneCheck:
 
 def report(checks: list[SceneCheck], where: str) -> list[str]:
     """Lines to print: every fault, then a summary."""
+    from preprocessing.estimate import size as human_size
+
     faults = [fault for check in checks for fault in check.faults]
     posed = [check.poses for check in checks if check.poses is not None]
-    size = sum(check.bytes for check in checks) / 1e9
+    size = human_size(sum(check.bytes for check in checks))
     frames = sum(check.frames for check in checks)
-    summary = f"{len(checks)} scenes, {frames} frames, {size:.2f} GB in {where}"
+    summary = f"{_scenes(len(checks))}, {frames} frames, {size} in {where}"
     if posed:
         worst = min(posed, key=lambda p: p.agreement)
         summary += (
             f"; poses explain {worst.agreement:.0%} of neighbouring depth in the worst of"
-            f" {len(posed)} scenes"
+            f" {_scenes(len(posed))}"
         )
     bad = sum(bool(check.faults) for check in checks)
-    verdict = f"{bad} scenes are faulty" if bad else "all is well"
+    verdict = f"{_scenes(bad)} of them faulty" if bad else "all is well"
     return [storage.redacted(line) for line in (*faults, f"{verdict}: {summary}")]
+
+
+def _scenes(count: int) -> str:
+    return f"{count} scene" if count == 1 else f"{count} scenes"

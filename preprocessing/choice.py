@@ -12,7 +12,7 @@ import numpy as np
 
 from preprocessing.frames import SATURATED_MM
 from preprocessing.quality import is_clipped, judge, sharpness
-from preprocessing.scene import Damage, Frame, Scene
+from preprocessing.scene import Damage, Frame, Scene, Timed
 from spa3r import frame_choice, images
 from spa3r.config import IngestSpec
 from spa3r.errors import ImageError, SceneError
@@ -35,16 +35,19 @@ class FramePlan:
 
 
 def plan_frames(scene: Scene, spec: IngestSpec) -> FramePlan:
-    """Every stride-th frame, and where these are more than max_frames, those that `choice` picks.
+    """Every stride-th frame (or so many a second), and of these, at most max_frames by `choice`.
 
     A frame that the survey finds of no use is picked only where there is no better one. It is then
     read again and dropped for its own reason; one that is not picked counts as not chosen, so that
     how many frames a scan loses is judged by those that were meant to be kept.
 
     Raises:
-        SceneError: "coverage" of a scan without depth, poses or intrinsics.
+        SceneError: "coverage" of a scan without depth, poses or intrinsics; frames_per_second of
+            one without times.
     """
     candidates = list(scene.indices[:: spec.stride])
+    if spec.frames_per_second:
+        candidates = _by_time(scene, spec.frames_per_second)
     if not 0 < spec.max_frames < len(candidates):
         numbers = candidates
     elif spec.choice == "uniform":
@@ -58,6 +61,18 @@ def plan_frames(scene: Scene, spec: IngestSpec) -> FramePlan:
     for number in numbers:
         del left_out[number]
     return FramePlan(numbers, left_out)
+
+
+def _by_time(scene: Scene, rate: float) -> list[int]:
+    """The first frame of each 1 / rate seconds in which there is one."""
+    times_us = [scene.time_us(n) for n in scene.indices] if isinstance(scene, Timed) else []
+    if not times_us or min(times_us) < 0:
+        raise SceneError("frames carry no times, so frames_per_second has no meaning; use stride")
+    first_in: dict[int, int] = {}
+    for number, time_us in zip(scene.indices, times_us, strict=True):
+        # Half a microsecond: times are rounded, and 1 / 30 s is no whole number of them.
+        first_in.setdefault(int((time_us + 0.5) * rate / 1e6), number)
+    return list(first_in.values())
 
 
 def _at(candidates: Sequence[int], places: np.ndarray) -> list[int]:

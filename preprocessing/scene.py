@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -86,6 +86,15 @@ class Scene(Protocol):
         Raises:
             FormatError: annotations that contradict each other or are damaged.
         """
+        ...
+
+
+@runtime_checkable
+class Timed(Protocol):
+    """A scene whose frames' times are known before they are read."""
+
+    def time_us(self, number: int) -> int:
+        """Microseconds from the first frame; -1: unknown."""
         ...
 
 

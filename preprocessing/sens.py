@@ -135,7 +135,10 @@ class SensReader:
     def _read(self, count: int, what: str) -> bytes:
         left = self._bytes - self._file.tell()
         if count > left:
-            raise self._fail(f"the file ends inside the {what} ({count} bytes needed, {left} left)")
+            raise self._fail(
+                f"the file ends inside the {what} ({count} bytes needed, {left} left); download it"
+                " again"
+            )
         return self._file.read(count)
 
     def _read_header(self) -> SensHeader:
@@ -147,7 +150,7 @@ class SensReader:
             )
         (length,) = _COUNT.unpack(self._read(_COUNT.size, "sensor name"))
         if length > _MAX_NAME:
-            raise self._fail(f"a sensor name of {length} bytes; the file is corrupt")
+            raise self._fail(f"a sensor name of {length} bytes; download the file again")
         sensor = self._read(length, "sensor name").decode("utf-8", errors="replace")
         matrices = np.array(_MATRICES.unpack(self._read(_MATRICES.size, "calibration")))
         K_color, _, K_depth, _ = matrices.reshape(4, 4, 4)[:, :3, :3]
@@ -155,13 +158,16 @@ class SensReader:
         color_codec, depth_codec = self._codecs(*values[:2])
         sides, depth_shift, num_frames = values[2:6], values[6], values[7]
         if not all(1 <= side <= MAX_SIDE for side in sides):
-            raise self._fail(f"image sides {sides} do not lie in 1..{MAX_SIDE}")
+            raise self._fail(f"image sides {sides} do not lie in 1..{MAX_SIDE}; download it again")
         if not (np.isfinite(depth_shift) and depth_shift > 0):
-            raise self._fail(f"depth shift {depth_shift} (units per metre) must be positive")
+            raise self._fail(
+                f"depth shift {depth_shift} (units per metre) is not positive; export it again"
+            )
         first_frame = self._file.tell()
         if num_frames * _FRAME.size > self._bytes - first_frame:
             raise self._fail(
-                f"{num_frames} frames announced, more than {self._bytes} bytes can hold"
+                f"{num_frames} frames announced, more than {self._bytes} bytes can hold; download"
+                " the file again"
             )
         return SensHeader(
             sensor=sensor,
@@ -180,13 +186,13 @@ class SensReader:
         self, color: int, depth: int
     ) -> tuple[Literal["raw_rgb8", "file"], Literal["raw_u16", "zlib_u16"]]:
         if color not in _COLOR_CODECS:
-            raise self._fail(f"unknown colour compression {color}")
+            raise self._fail(f"unknown colour compression {color}; export it with JPEG or PNG")
         if depth == _DEPTH_OCCI:
             raise self._fail(
                 "depth is in the proprietary OCCI codec; re-export the scan with zlib depth"
             )
         if depth not in _DEPTH_CODECS:
-            raise self._fail(f"unknown depth compression {depth}")
+            raise self._fail(f"unknown depth compression {depth}; export it with zlib")
         return _COLOR_CODECS[color], _DEPTH_CODECS[depth]
 
     # --- frames -----------------------------------------------------------------------------------

@@ -103,6 +103,10 @@ class VideoScene:
         """What was wrong with the file."""
         return self._decoder.problems
 
+    def time_us(self, number: int) -> int:
+        """Microseconds from the first frame; -1: unknown."""
+        return self._decoder.time_us(number)
+
     def frames(self, numbers: Sequence[int] | None = None) -> Iterator[Frame | Damage]:
         """The given frames; between distant ones decoding starts anew at a key frame.
 
@@ -120,7 +124,7 @@ class VideoScene:
                 labels=None,
                 K_33=None,
                 world_from_camera_44=None,
-                timestamp_us=self._decoder.time_us(number),
+                timestamp_us=self.time_us(number),
             )
 
     def objects(self) -> dict[str, Any] | None:

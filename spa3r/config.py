@@ -39,6 +39,8 @@ class IngestSpec:
     """Width and height are centre-cropped to a multiple of this (the teacher's patch size)."""
     stride: int = 1
     """Keep every stride-th frame of the scan."""
+    frames_per_second: float = 0.0
+    """Of a video: keep so many instead of every stride-th; 0: by stride."""
     max_frames: int = 0
     """Keep at most this many of them, picked by `choice`; 0: all."""
     choice: Literal["uniform", "sharpest", "coverage"] = "uniform"
@@ -74,6 +76,8 @@ class IngestSpec:
             f"working width {self.width} is not a positive multiple of {self.multiple}",
         )
         _require(self.stride >= 1, f"stride must be at least 1, got {self.stride}")
+        _require(self.frames_per_second >= 0, "frames_per_second must not be negative")
+        _require(not self.frames_per_second or self.stride == 1, "give frames_per_second or stride")
         _require(self.max_frames >= 0, f"max_frames must not be negative, got {self.max_frames}")
         _require(1 <= self.jpeg_quality <= 100, f"jpeg_quality {self.jpeg_quality} not in 1..100")
         _require(self.min_sharpness >= 0, "min_sharpness must not be negative")

@@ -18,6 +18,7 @@ manifest lists it until it changes. Benchmark scenes are never given the split "
   folder or URL           a dataset's scans, in the layout they were released in (docs/data.md)
   one scan                a .sens file, or a scan's folder
   folder of photos        a scene for each folder
+  video, folder of them   a scene for each video; --set ingest.frames_per_second=2
 
 examples:
   spa3r ingest /data/scannet --recipe paper --dry-run      what would be done, and how long it takes

@@ -26,6 +26,7 @@ _MIN_AGREEMENT: Final = 0.5
 _ASPECT: Final = (0.5, 2.0)
 _FIELD_OF_VIEW: Final = (10.0, 170.0)  # degrees
 _SHOWN: Final = 5
+_AGAIN: Final = "delete {}.done.json and ingest again"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +120,7 @@ def _check_files(table: FrameTable, scene: str, faults: _Faults) -> int:
             if found != size:
                 faults.add("size", f"{path} has {found} bytes, its sidecar says {size}")
             elif storage.sha256(path) != sha256:
-                faults.add("checksum", f"{path} is not what was written; ingest the scene again")
+                faults.add("checksum", f"{path} is not what was written; {_AGAIN.format(scene)}")
         except OSError as error:
             faults.add("unreadable", f"{path} ({error.strerror or error})")
     return sum(size for size, _ in expected.values())

@@ -138,7 +138,7 @@ def test_the_command_ends_with_an_error_and_writes_all_findings(shards: Path, ca
     assert main(["verify", str(shards), "--json", str(shards / "report.json")]) == 1
     printed = capsys.readouterr()
     assert f"{SCENE}.frames.parquet has 0 bytes" in printed.out
-    assert "1 scenes are faulty: 2 scenes" in printed.err
+    assert "1 scene of them faulty: 2 scenes" in printed.err
     found = json.loads((shards / "report.json").read_text())
     assert [bool(scene["faults"]) for scene in found] == [False, True]
 

@@ -311,3 +311,35 @@ def test_a_shaky_video_gives_its_still_moments(tmp_path: Path):
         assert plan_frames(scene, spec("sharpest", 3)).numbers == [7, 17, 27]
         plan = plan_frames(scene, spec("sharpest", 3, stride=7))
         assert plan.numbers[:2] == [0, 7] and plan.left_out[17] == STRIDE
+
+
+class Film:
+    """Frames shown at these milliseconds."""
+
+    def __init__(self, times_ms: list[float]) -> None:
+        self.indices = range(len(times_ms))
+        self._times_ms = times_ms
+
+    def time_us(self, number: int) -> int:
+        return round(1000 * self._times_ms[number])
+
+
+@pytest.mark.parametrize(
+    ("times_ms", "rate", "expected"),
+    [
+        ([1000 / 30 * i for i in range(60)], 10, list(range(0, 60, 3))),
+        ([1000 / 30 * i for i in range(60)], 30, list(range(60))),
+        ([1000 / 30 * i for i in range(60)], 100, list(range(60))),  # no more than there are
+        ([0, 400, 450, 1700, 1710, 2000], 2, [0, 3, 5]),  # after a pause no crowd
+        ([0, 10, 20], 0.1, [0]),
+    ],
+)
+def test_so_many_frames_a_second(times_ms: list[float], rate: float, expected: list[int]):
+    plan = plan_frames(Film(times_ms), IngestSpec(frames_per_second=rate))  # pyright: ignore
+    assert plan.numbers == expected
+    assert set(plan.left_out) == set(range(len(times_ms))) - set(expected)
+
+
+def test_frames_without_times_have_no_rate():
+    with pytest.raises(SceneError, match="no times, so frames_per_second"):
+        plan_frames(Film([0, -1]), IngestSpec(frames_per_second=1))  # pyright: ignore
