@@ -65,13 +65,15 @@ def ingest_dataset(
         on_result: called for each usable scene as it finishes, re-used ones included.
 
     Raises:
-        SceneError: nothing to ingest, no scene can be used, or some newly cannot (after all else is
-            done). ShardError: out cannot be written, or another ingest writes there; finished
-            scenes are kept.
+        SceneError: nothing to ingest, a root without any scene of before, no scene can be used, or
+            some newly cannot (after all else is done).
+        ShardError: out cannot be written, or another ingest writes there; finished scenes are kept.
     """
     dataset, sources = find_sources(root, dataset, scenes)
     with output_lock(out):
         snapshot = _look(out)
+        if scenes is None:
+            _require_same_root(root, out, sources, snapshot)
         outcome = _Outcome()
         with meter("ingest", len(sources), "scenes") as progress:
             for scene, result in _attempts(sources, snapshot, outcome, spec, out, dataset, runner):
@@ -97,6 +99,17 @@ def ingest_dataset(
     if fresh := {s: why for s, why in outcome.failures.items() if s not in outcome.known}:
         raise SceneError(_failure_line(fresh, total=len(sources)))
     return manifest
+
+
+def _require_same_root(
+    root: str, out: str, sources: Sequence[SceneSource], snapshot: shards.Snapshot
+) -> None:
+    """A part of a dataset somewhere else would take the place of what is there."""
+    if snapshot.units and not {source.name for source in sources} & set(snapshot.units):
+        raise SceneError(
+            f"{root}: none of the {len(snapshot.units)} scenes ingested before is here, so this is"
+            f" another root; give it another --dataset name and merge the two, or delete {out}"
+        )
 
 
 def _look(out: str) -> shards.Snapshot:

@@ -46,7 +46,10 @@ def _locked_file(out: str, folder: Path) -> Iterator[None]:
         )
     try:
         _take(descriptor, out, path)
-        yield
+        try:
+            yield
+        finally:
+            os.ftruncate(descriptor, 0)  # nobody's
     finally:
         os.close(descriptor)
 

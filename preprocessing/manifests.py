@@ -7,7 +7,7 @@ training may depend on is kept as `versions/<first 12 hex digits of data_hash>.j
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -88,8 +88,7 @@ def write_manifest(
     }
     value = {"spec": to_dict(spec), "shards": hashes, "splits": splits, **facts}
     if not _is_published(out, value):
-        tables = (_table(out, r.scene, splits[r.scene]) for r in results)
-        publish(out, value, tables)
+        publish(out, value, _tables(out, splits))
     return Manifest(folder=out, reused=sum(r.reused for r in results), changed=changed, **facts)
 
 
@@ -158,8 +157,9 @@ def _is_published(out: str, value: Mapping[str, Any]) -> bool:
     return same and isinstance(table, dict) and table.get("bytes") == size
 
 
-def _table(out: str, scene: str, split: str) -> pa.Table:
-    table = shards.read_parquet(storage.join(out, f"{scene}.frames.parquet"))
-    place = table.schema.get_field_index("split")
-    column = pa.array([split] * table.num_rows, pa.string())
-    return table.set_column(place, FRAME_SCHEMA.field("split"), column)
+def _tables(out: str, splits: Mapping[str, str]) -> Iterator[pa.Table]:
+    """The scenes' tables by name, each with its split."""
+    place, field = FRAME_SCHEMA.get_field_index("split"), FRAME_SCHEMA.field("split")
+    urls = [storage.join(out, f"{scene}.frames.parquet") for scene in splits]
+    for split, table in zip(splits.values(), shards.read_tables(urls), strict=True):
+        yield table.set_column(place, field, pa.array([split] * table.num_rows, pa.string()))

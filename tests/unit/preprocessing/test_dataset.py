@@ -333,3 +333,13 @@ def test_a_storage_that_does_not_answer_is_one_line(
     monkeypatch.setattr("preprocessing.dataset.open_scenes", refuse)
     with pytest.raises(SceneError, match=r"raw: cannot be listed \(Permission denied\); check"):
         ingest_dataset(str(raw), "", SPEC, str(tmp_path / "out"))
+
+
+def test_another_root_does_not_take_the_place_of_the_first(raw: Path, tmp_path: Path):
+    out = str(tmp_path / "out")
+    ingest_dataset(str(raw), "rooms", SPEC, out)
+    before = files_of(tmp_path / "out")
+    make_sens(tmp_path / "other" / "a.sens")
+    with pytest.raises(SceneError, match="none of the 3 scenes ingested before is here"):
+        ingest_dataset(str(tmp_path / "other"), "rooms", SPEC, out)
+    assert files_of(tmp_path / "out") == before
