@@ -143,7 +143,7 @@ def test_a_lost_scene_table_is_named(raw: Path, out: Path, tmp_path: Path):
 
 def test_the_documentation_names_every_column_key_and_reason(raw: Path, out: Path):
     text = (REPO / "docs" / "data.md").read_text()
-    section = text[text.index("## Frame shards") : text.index("## Resizing, lenses and K")]
+    section = text[text.index("## Which frames are kept") : text.index("## Resizing, lenses and K")]
     run(raw, out)
     keys = {*read(out / "manifest.json"), "merged"} - {"schema"}
     columns = {name for name, _ in schema.MANIFEST_COLUMNS}
