@@ -18,6 +18,7 @@ RAY_ADDRESS (spa3r/train/cluster.py, preprocessing/ray_runner.py, flows/doctor.p
 """
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -92,17 +93,17 @@ class Settings:
 
     def shards(self, dataset: str, spec: IngestSpec) -> str:
         """Frame shards and manifest of one dataset."""
-        return storage.join(self.shards_root, f"{dataset}-{spec.shard_hash()[:8]}")
+        return storage.join(self.shards_root, f"{_name(dataset)}-{spec.shard_hash()[:8]}")
 
     def targets(self, dataset: str, recipe: Recipe, split: str) -> str:
         """Target shards of one dataset and split."""
         clips = recipe.clips if split == "train" else recipe.eval_clips
         made_with = config_hash(recipe.ingest, clips, recipe.teacher)[:8]
-        return storage.join(self.targets_root, f"{dataset}-{split}-{made_with}")
+        return storage.join(self.targets_root, f"{_name(dataset)}-{split}-{made_with}")
 
     def run(self, dataset: str, recipe: Recipe) -> Path:
         """Checkpoints, metrics and the exported encoder of one recipe on one dataset."""
-        return self.home / "runs" / f"{recipe.name}-{dataset}-{config_hash(recipe)[:8]}"
+        return self.home / "runs" / f"{recipe.name}-{_name(dataset)}-{config_hash(recipe)[:8]}"
 
     def target_pair(self, dataset: str, recipe: Recipe) -> str:
         """Name of the targets of both splits."""
@@ -112,6 +113,13 @@ class Settings:
     @property
     def reports(self) -> Path:
         return self.home / "reports"
+
+
+def _name(dataset: str) -> str:
+    """A dataset's name, which becomes part of folder names. Raises ConfigError."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", dataset):
+        raise ConfigError(f"dataset {dataset!r}: use letters, digits, dots, dashes, underscores")
+    return dataset
 
 
 def _count(name: str, *, default: int, least: int) -> int:

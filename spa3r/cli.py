@@ -36,7 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command. Returns 0, or 1 after one line of error, or 130 when interrupted."""
     arguments = _parser().parse_args(argv)
     level = logging.DEBUG if arguments.verbose else logging.INFO
-    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_OneLine("%(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
     for noisy in ("httpx", "httpcore", "alembic", "matplotlib", "PIL", "numexpr"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
@@ -44,12 +46,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.run(arguments)
     # OSError: a disk that fills up, a file that goes away in between.
     except (Spa3RError, OSError) as error:
-        print(f"spa3r: {redacted(str(error))}", file=sys.stderr)
+        print(f"spa3r: {redacted(_one_line(str(error)))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("spa3r: interrupted; finished work is kept, run again to continue", file=sys.stderr)
         return 130
     return 0
+
+
+class _OneLine(logging.Formatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's name)
+        """The message, on one line."""
+        return _one_line(super().formatMessage(record))
+
+
+def _one_line(text: str) -> str:
+    """File names may hold line ends and worse."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _settings() -> Any:

@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Any, Final, cast
 
+import fsspec
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 
@@ -52,11 +53,12 @@ def filesystem(url: str | Path) -> tuple[Any, str]:
     """
     try:
         if str(url).partition("://")[0] in _S3:
-            from spa3r import (
-                s3,
-            )  # here, because s3fs is optional: the platform's, not the library's
+            from spa3r import s3  # here: s3fs is the platform's, not the library's
 
             fs = s3.file_system()
+            return fs, cast(str, fs._strip_protocol(str(url)))
+        if "://" not in str(url):  # fsspec would take "::" in a name for a chain of file systems
+            fs = fsspec.filesystem("file")
             return fs, cast(str, fs._strip_protocol(str(url)))
         return url_to_fs(str(url))
     except (ValueError, ImportError) as error:

@@ -149,6 +149,14 @@ def test_a_mistake_is_one_line_with_the_cure(
     assert not list(Path.cwd().iterdir()), "something was written"
 
 
+def test_a_name_with_a_line_end_is_still_one_line(spa3r: Command, tmp_path: Path) -> None:
+    (tmp_path / "bad\nname.sens").write_bytes(b"")
+    ended = spa3r("ingest", str(tmp_path / "bad\nname.sens"))
+    told = [line for line in ended.errors if "name.sens" in line]
+    assert ended.code == 1 and told, ended
+    assert all("bad\\nname.sens" in line for line in told), ended
+
+
 @pytest.mark.parametrize("number", ["0", "-1", "two"])
 def test_a_count_is_a_positive_number(number: str, spa3r: Command, capsys) -> None:
     with pytest.raises(SystemExit) as ended:

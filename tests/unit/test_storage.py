@@ -169,3 +169,11 @@ def test_an_unknown_protocol_is_one_line(url: str):
     for ask in (storage.exists, storage.read_bytes, storage.is_local, storage.check_writable):
         with pytest.raises(ConfigError, match=f"{url}: .*another URL"):
             ask(url)
+
+
+def test_double_colons_are_part_of_a_local_name(tmp_path: Path):
+    folder = tmp_path / "a::b"
+    folder.mkdir()
+    storage.write_bytes(folder / "x.bin", b"1")
+    assert storage.read_bytes(str(folder / "x.bin")) == b"1" and storage.is_local(folder)
+    assert storage.list_sizes(folder) == {"x.bin": 1}

@@ -8,6 +8,7 @@ import pytest
 
 from flows import settings as module
 from flows.settings import Settings
+from spa3r.config import IngestSpec
 from spa3r.errors import ConfigError
 from spa3r.recipes import catalogue
 
@@ -126,3 +127,16 @@ def test_prepare_environment_sends_nothing_and_respects_the_user(
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "mine"))
     found.prepare_environment()
     assert os.environ["PREFECT_HOME"] == str(tmp_path / "mine")
+
+
+@pytest.mark.parametrize("name", ["../evil", "a/b", "/tmp/x", "x\ny", "", "..", "a b"])
+def test_a_dataset_name_stays_a_name(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("SPA3R_HOME", str(tmp_path))
+    settings = Settings.from_environment()
+    for place in (
+        lambda: settings.shards(name, IngestSpec()),
+        lambda: settings.targets(name, catalogue.get("tiny"), "train"),
+        lambda: settings.run(name, catalogue.get("tiny")),
+    ):
+        with pytest.raises(ConfigError, match="dataset .*: use letters"):
+            place()
