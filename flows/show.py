@@ -1,7 +1,10 @@
 """`spa3r show`: contact sheet and camera path of an ingested scene, or facts of a latent file."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from flows.data_stages import require_shards
 from flows.settings import Settings
@@ -28,14 +31,19 @@ def show(
         return f"{what}: {SceneLatent.load(what).summary()}"
     from spa3r.data.shards import FrameTable
     from spa3r.viz.camera_path import camera_path
-    from spa3r.viz.sheet import contact_sheet, stacked
+    from spa3r.viz.sheet import MAX_FRAMES, contact_sheet, stacked
 
     folder = require_shards(Settings.from_environment(), dataset, catalogue.get(recipe, overrides))
     table = FrameTable(folder)
-    samples = [(frame, table.load_frame(what, frame)) for frame in table.frames(what)]
+    numbers = table.frames(what)
+    shown = numbers[:: max(1, math.ceil(len(numbers) / MAX_FRAMES))]
+    samples = [table.load_frame(what, number) for number in shown]
+    # The whole way, but only the shown frames' points: a scan may have thousands of frames.
+    poses = [row["world_from_camera"] for row in (table.row(what, n) for n in numbers)]
+    poses_C44 = np.array([pose for pose in poses if pose]).reshape(-1, 4, 4)
     path = out or f"{what}.png"
     picture = contact_sheet(samples)
-    if drawn := camera_path([sample for _, sample in samples], f"{what}, {len(samples)} frames"):
+    if drawn := camera_path(samples, poses_C44, f"{what}, {len(numbers)} frames"):
         picture = stacked(picture, drawn)
     storage.write_bytes(path, picture)
-    return f"{path}: {len(samples)} frames of {what} from {folder}"
+    return f"{path}: {len(shown)} of {len(numbers)} frames of {what} from {folder}"

@@ -7,12 +7,12 @@ from functools import lru_cache
 from flows.settings import Settings
 from spa3r import storage
 from spa3r.data.shards import FrameTable
-from spa3r.data.verify import SceneCheck, verify_scene
+from spa3r.data.verify import SceneCheck, verify_manifest, verify_scene
 from spa3r.progress import meter
 
 
-def verify(manifest: str) -> list[SceneCheck]:
-    """Checks every scene of a manifest, by name.
+def verify(manifest: str) -> tuple[list[str], list[SceneCheck]]:
+    """What is wrong with a manifest itself, and all of its scenes checked, by name.
 
     Args:
         manifest: its folder, or manifest.json or manifest.parquet in it; path or URL.
@@ -23,14 +23,15 @@ def verify(manifest: str) -> list[SceneCheck]:
     folder = manifest.rstrip("/")
     if folder.endswith(("manifest.json", "manifest.parquet")):
         folder = folder.rpartition("/")[0] or "."
-    scenes = FrameTable(folder).scenes()
+    table = FrameTable(folder)
+    scenes = table.scenes()
     checks: list[SceneCheck] = []
     workers = min(Settings.from_environment().workers, len(scenes))
     with meter("verify", len(scenes), "scenes") as progress:
         for check in _checks(folder, scenes, workers):
             checks.append(check)
             progress.advance(note=check.scene)
-    return sorted(checks, key=lambda check: check.scene)
+    return verify_manifest(table), sorted(checks, key=lambda check: check.scene)
 
 
 def _checks(folder: str, scenes: list[str], workers: int) -> Iterator[SceneCheck]:
@@ -56,11 +57,11 @@ def _check(folder: str, scene: str) -> SceneCheck:
     return verify_scene(_table(folder), scene)
 
 
-def report(checks: list[SceneCheck], where: str) -> list[str]:
-    """Lines to print: every fault, then a summary."""
+def report(own: list[str], checks: list[SceneCheck], where: str) -> list[str]:
+    """Lines to print: every fault, those of the manifest itself first, then a summary."""
     from preprocessing.estimate import size as human_size
 
-    faults = [fault for check in checks for fault in check.faults]
+    faults = [*own, *(fault for check in checks for fault in check.faults)]
     posed = [check.poses for check in checks if check.poses is not None]
     size = human_size(sum(check.bytes for check in checks))
     frames = sum(check.frames for check in checks)
@@ -72,7 +73,8 @@ def report(checks: list[SceneCheck], where: str) -> list[str]:
             f" {_scenes(len(posed))}"
         )
     bad = sum(bool(check.faults) for check in checks)
-    verdict = f"{_scenes(bad)} of them faulty" if bad else "all is well"
+    wrong = [f"{_scenes(bad)} faulty"] * (bad > 0) + ["the manifest itself faulty"] * bool(own)
+    verdict = ", ".join(wrong) or "all is well"
     return [storage.redacted(line) for line in (*faults, f"{verdict}: {summary}")]
 
 

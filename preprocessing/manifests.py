@@ -4,8 +4,6 @@
 training may depend on is kept as `versions/<first 12 hex digits of data_hash>.json`, for good.
 """
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -77,7 +75,7 @@ def write_manifest(
     dropped = sum((Counter(r.dropped) for r in results), Counter())
     facts: dict[str, Any] = {
         "dataset": dataset,
-        "data_hash": data_hash(hashes, splits),
+        "data_hash": schema.data_hash(hashes, splits),
         "scenes": len(results),
         "announced": sum(r.announced for r in results),
         "frames": sum(r.kept for r in results),
@@ -114,12 +112,6 @@ def publish(out: str, value: Mapping[str, Any], tables: Iterable[pa.Table]) -> N
 def remove_leftovers(out: str) -> int:
     """Deletes temporary files that a killed process left in a folder of shards; how many."""
     return sum(storage.remove_leftovers(f) for f in (out, storage.join(out, VERSIONS_FOLDER)))
-
-
-def data_hash(hashes: Mapping[str, str], splits: Mapping[str, str]) -> str:
-    """Hex SHA-256 of what training depends on: scene -> hash of its shard, and its split."""
-    content = {scene: [sha256, splits[scene]] for scene, sha256 in hashes.items()}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _guarded(

@@ -19,7 +19,7 @@ from fsspec.core import url_to_fs
 from preprocessing import manifests, shards
 from preprocessing.ingest import FRAME_SCHEMA
 from preprocessing.lock import output_lock
-from spa3r import storage
+from spa3r import schema, storage
 from spa3r.errors import ConfigError, ShardError
 from spa3r.schema import SCHEMA_VERSION
 
@@ -109,7 +109,7 @@ def _facts(members: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, Any
     return {
         "dataset": name,
         "merged": merged,
-        "data_hash": manifests.data_hash(hashes, splits),
+        "data_hash": schema.data_hash(hashes, splits),
         "shards": hashes,
         "splits": splits,
         **{key: sum(m[key] for m in each) for key in _SUMMED},

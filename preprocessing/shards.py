@@ -246,7 +246,8 @@ def _parsed_table(url: str, data: bytes | None) -> pa.Table:
 
 
 def _unreadable(url: str, error: Exception) -> ShardError:
-    return ShardError(f"{url}: unreadable ({error}); delete it and run again")
+    why = " ".join(str(error).split())  # Arrow's may have several lines
+    return ShardError(f"{url}: unreadable ({why}); delete it and run again")
 
 
 # --- sidecars -------------------------------------------------------------------------------------

@@ -52,10 +52,11 @@ def _verify(arguments: argparse.Namespace) -> None:
 
     if arguments.json:
         storage.check_writable(arguments.json)
-    checks = verify(arguments.manifest)
+    own, checks = verify(arguments.manifest)
     if arguments.json:
-        storage.write_json(arguments.json, [asdict(check) for check in checks])
-    *faults, summary = report(checks, arguments.manifest)
+        scenes = [asdict(check) for check in checks]
+        storage.write_json(arguments.json, {"manifest": own, "scenes": scenes})
+    *faults, summary = report(own, checks, arguments.manifest)
     for fault in faults:
         print(fault)
     if faults:

@@ -11,6 +11,9 @@ Conventions, stated here once and nowhere contradicted:
 * labels are NYU40 ids, uint8, 0 = unlabelled; masks are uint8, 255 = use, 0 = made unrecognisable.
 """
 
+import hashlib
+import json
+from collections.abc import Mapping
 from typing import Final
 
 SCHEMA_VERSION: Final = 2
@@ -114,3 +117,14 @@ OBJECTS_SUFFIX: Final = ".objects.json"
 # --- sidecars: the completion mark of a unit of work, written last -------------------------------
 # {"schema", "stage", "unit", "spec_hash", "files": {name: {"bytes", "sha256"}}, "counts": {...}}
 SIDECAR_SUFFIX: Final = ".done.json"
+
+
+def data_hash(shards: Mapping[str, str], splits: Mapping[str, str]) -> str:
+    """Identity of a manifest's frames: hex SHA-256 over what training depends on.
+
+    Args:
+        shards: scene -> hex SHA-256 of its tar.
+        splits: scene -> its split.
+    """
+    content = {scene: [sha256, splits[scene]] for scene, sha256 in shards.items()}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

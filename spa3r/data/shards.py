@@ -336,9 +336,10 @@ class FrameTable:
             with storage.open_read(url) as f:
                 return pq.read_table(f, columns=columns, filters=[("kept", "==", True)])
         except (OSError, pa.ArrowException) as error:
+            why = " ".join(str(error).split())
             raise ShardError(
-                f"{url}: not a readable manifest ({error}); delete it and {_CURE}"
-            ) from error
+                f"{url}: not a readable manifest ({why}); delete it and {_CURE}"
+            ) from (error)
 
     def _index_scenes(self) -> tuple[dict[str, int], dict[str, np.ndarray]]:
         """Scene -> first row, and scene -> frame numbers of its rows, which lie together."""

@@ -4,6 +4,7 @@ Every file is read again in full. Poses are checked by what they must explain: t
 frame, seen from its neighbour, lies where the neighbour measured it.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -27,6 +28,8 @@ _ASPECT: Final = (0.5, 2.0)
 _FIELD_OF_VIEW: Final = (10.0, 170.0)  # degrees
 _SHOWN: Final = 5
 _AGAIN: Final = "delete {}.done.json and ingest again"
+_MIN_PAIRS: Final = 4
+"""So many pairs of neighbours must lack any overlap before that is held against their poses."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +79,24 @@ def verify_scene(table: FrameTable, scene: str) -> SceneCheck:
     return SceneCheck(
         scene=scene, frames=len(numbers), bytes=size, poses=poses, faults=faults.lines()
     )
+
+
+def verify_manifest(table: FrameTable) -> list[str]:
+    """Reads the manifest's own table again, and recomputes its hash; one line a fault."""
+    faults = _Faults("manifest")
+    url = storage.join(table.folder, "manifest.parquet")
+    mark = table.manifest.get("table")
+    found = {"bytes": storage.size(url), "sha256": storage.sha256(url)}
+    if mark != found:
+        faults.add("checksum", f"{url} is not what was written; delete manifest.json, ingest again")
+    hashes, splits = table.manifest["shards"], table.manifest.get("splits")
+    if not isinstance(splits, dict) or set(splits) != set(hashes):
+        faults.add("splits", "are not those of its scenes; ingest again")
+    elif schema.data_hash(hashes, splits) != table.data_hash:
+        faults.add("data_hash", "is not that of its scenes and splits; ingest again")
+    elif wrong := [s for s in table.scenes() if table.split(s) != splits.get(s)]:
+        faults.add("splits", f"of {wrong[0]} differ between its table and its JSON; ingest again")
+    return faults.lines()
 
 
 class _Faults:
@@ -137,6 +158,8 @@ def _check_tar(table: FrameTable, scene: str, faults: _Faults) -> None:
             if key not in rows:
                 faults.add("tar", f"holds {key}, the manifest does not")
                 continue
+            if not _is_camera_of(sample.get(schema.CAMERA_PART, b""), rows[key]):
+                faults.add("tar", f"{key} has another camera than the manifest says")
             for part, column in _COLUMNS.items():
                 if len(sample.get(part, b"")) != rows[key][f"{column}_size"]:
                     faults.add("tar", f"{key}.{part} has another size than the manifest says")
@@ -144,6 +167,15 @@ def _check_tar(table: FrameTable, scene: str, faults: _Faults) -> None:
         faults.add("tar", str(error))
     if missing := sorted(set(rows) - seen):
         faults.add("tar", f"lacks {len(missing)} frames, first {missing[0]}")
+
+
+def _is_camera_of(text: bytes, row: dict[str, Any]) -> bool:
+    """Whether a tar's camera is that of the manifest's row."""
+    try:
+        camera = json.loads(text)
+    except ValueError:
+        return False
+    return isinstance(camera, dict) and all(row.get(k) == v for k, v in camera.items())
 
 
 _COLUMNS: Final = {
@@ -207,6 +239,11 @@ def _pairs(samples: Sequence[FrameSample]) -> Iterator[tuple[FrameSample, FrameS
 def _check_poses(samples: Sequence[FrameSample], faults: _Faults) -> PoseCheck | None:
     pairs = list(_pairs(samples))
     found = _agreement(pairs, inverted=False)
+    if found is None and len(pairs) >= _MIN_PAIRS:
+        faults.add(
+            "poses", f"none of {len(pairs)} pairs of neighbours sees the same surface; check poses"
+            " and their unit of length",
+        )  # fmt: skip
     if found is not None and found.agreement < _MIN_AGREEMENT:
         other = _agreement(pairs, inverted=True)
         hint = "check poses, intrinsics and depth unit of the scan"

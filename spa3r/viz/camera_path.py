@@ -22,22 +22,26 @@ _FRUSTUMS: Final = 24
 _PATH: Final = "#d1246b"
 
 
-def camera_path(samples: Sequence[FrameSample], title: str) -> bytes | None:
+def camera_path(
+    samples: Sequence[FrameSample], world_from_camera_C44: np.ndarray, title: str
+) -> bytes | None:
     """PNG of the points seen from above (left) and from the side (right), in metres.
 
     Up is the mean of the cameras' own up, which a scan held upright by hand has within degrees.
 
+    Args:
+        samples: frames whose points are drawn.
+        world_from_camera_C44: the way, in order; all of the scene's frames that have a pose.
+
     Returns:
         None where fewer than two frames have a pose.
     """
-    posed = [s for s in samples if s.world_from_camera_44 is not None]
-    if len(posed) < 2:
+    if len(world_from_camera_C44) < 2:
         return None
-    poses_C44 = np.stack([np.asarray(s.world_from_camera_44) for s in posed])
-    level_from_world_44 = _level(poses_C44)
-    points_N3, colors_N3 = _points(posed)
+    level_from_world_44 = _level(world_from_camera_C44)
+    points_N3, colors_N3 = _points([s for s in samples if s.world_from_camera_44 is not None])
     points_N3 = transform_points(level_from_world_44, points_N3)
-    cameras_C44 = level_from_world_44 @ poses_C44
+    cameras_C44 = level_from_world_44 @ world_from_camera_C44
     figure = Figure(figsize=(13, 6.2), dpi=110, layout="constrained")
     above, side = figure.subplots(1, 2)
     _draw(above, points_N3, colors_N3, cameras_C44, (0, 1), f"{title}, from above")

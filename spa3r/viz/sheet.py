@@ -15,16 +15,14 @@ COLUMNS = 6
 MAX_FRAMES = 36
 
 
-def contact_sheet(samples: Sequence[tuple[int, FrameSample]]) -> bytes:
-    """PNG of up to 36 frames, evenly chosen: (frame number, sample) pairs of one scene.
+def contact_sheet(samples: Sequence[FrameSample]) -> bytes:
+    """PNG of frames of one scene, in order; show no more than MAX_FRAMES.
 
     Depth shares one colour scale, from 0 to the scene's 98th percentile; unmeasured is black.
     """
-    step = max(1, math.ceil(len(samples) / MAX_FRAMES))
-    chosen = list(samples)[::step]
-    measured = [s.depth_mm[s.depth_mm > 0] for _, s in chosen if s.depth_mm is not None]
+    measured = [s.depth_mm[s.depth_mm > 0] for s in samples if s.depth_mm is not None]
     far_mm = float(np.percentile(np.concatenate(measured), 98)) if measured else 1.0
-    tiles = [_tile(number, sample, far_mm) for number, sample in chosen]
+    tiles = [_tile(sample, far_mm) for sample in samples]
     width, height = tiles[0].size
     rows = math.ceil(len(tiles) / COLUMNS)
     sheet = Image.new("RGB", (width * min(COLUMNS, len(tiles)), height * rows), "white")
@@ -35,7 +33,7 @@ def contact_sheet(samples: Sequence[tuple[int, FrameSample]]) -> bytes:
     return out.getvalue()
 
 
-def _tile(number: int, sample: FrameSample, far_mm: float) -> Image.Image:
+def _tile(sample: FrameSample, far_mm: float) -> Image.Image:
     color = Image.fromarray(sample.color)
     size = (TILE_WIDTH, round(TILE_WIDTH * color.height / color.width))
     parts = [color.resize(size, Image.Resampling.LANCZOS)]
@@ -48,7 +46,7 @@ def _tile(number: int, sample: FrameSample, far_mm: float) -> Image.Image:
     for i, part in enumerate(parts):
         tile.paste(part, (0, i * size[1]))
     ImageDraw.Draw(tile).text(
-        (5, 4), f"{number}", fill="white", stroke_width=2, stroke_fill="black"
+        (5, 4), f"{sample.frame}", fill="white", stroke_width=2, stroke_fill="black"
     )
     return tile
 

@@ -222,7 +222,7 @@ def test_rooms_ingest_and_show(spa3r: Command, home: Path, tmp_path: Path) -> No
     assert again.out.startswith("re-used: 2 scenes, 12 of 12 frames, in "), again
     assert "2 done" in spa3r("ingest", "raw", *small, "--dry-run").out
     shown = spa3r("show", "scene0001_00", *small)
-    assert shown.code == 0 and shown.out.startswith("scene0001_00.png: 6 frames")
+    assert shown.code == 0 and shown.out.startswith("scene0001_00.png: 6 of 6 frames")
     assert Image.open("scene0001_00.png").width > 224
     refused(spa3r("show", "scene0999_00", *small), "scene0999_00")
 

@@ -14,7 +14,7 @@ from preprocessing.ingest import FRAME_SCHEMA
 from preprocessing.shards import describe, read_parquet, write_parquet
 from spa3r.config import IngestSpec
 from spa3r.data.shards import FrameTable, iter_samples
-from spa3r.data.verify import verify_scene
+from spa3r.data.verify import verify_manifest, verify_scene
 from spa3r.errors import ShardError
 from tests.sens_maker import make_dataset
 
@@ -58,13 +58,13 @@ def change_rows(folder: Path, change) -> None:
 
 
 def test_whole_shards_pass(shards: Path):
-    checks = verify(str(shards / "manifest.json"))
-    assert [c.faults for c in checks] == [[], []]
+    own, checks = verify(str(shards / "manifest.json"))
+    assert own == [] and [c.faults for c in checks] == [[], []]
     assert [c.frames for c in checks] == [6, 6]
     assert sum(c.bytes for c in checks) == sum(
         p.stat().st_size for p in shards.iterdir() if p.name.endswith((".tar", ".frames.parquet"))
     )
-    assert report(checks, "here")[-1].startswith("all is well: 2 scenes, 12 frames")
+    assert report(own, checks, "here")[-1].startswith("all is well: 2 scenes, 12 frames")
 
 
 def test_a_changed_byte_is_a_wrong_checksum(shards: Path):
@@ -127,8 +127,40 @@ def test_poses_that_contradict_the_depth(shards: Path):
             row["world_from_camera"] = pose.ravel().tolist()
 
     change_rows(shards, turn)
-    (fault,) = faults(shards)
+    (fault,) = (f for f in faults(shards) if "poses" in f)
     assert "poses: only" in fault and "check poses, intrinsics and depth unit" in fault
+
+
+def test_poses_in_millimetres_leave_no_overlap(shards: Path):
+    def scale(row: dict) -> None:
+        pose = np.eye(4)
+        pose[0, 3] = 40.0 * row["frame"]
+        row["world_from_camera"] = pose.ravel().tolist()
+
+    change_rows(shards, scale)
+    assert any("none of 5 pairs of neighbours sees the same surface" in f for f in faults(shards))
+
+
+def test_a_manifest_that_was_edited_is_faulty(shards: Path):
+    def zoom(row: dict) -> None:
+        row["K"] = [1.02 * k for k in row["K"]]
+
+    assert verify_manifest(FrameTable(shards)) == []
+    change_rows(shards, zoom)
+    (fault,) = verify_manifest(FrameTable(shards))
+    assert "manifest.parquet is not what was written" in fault
+    assert "has another camera than the manifest says" in "".join(faults(shards)), faults(shards)
+
+
+@pytest.mark.parametrize(("key", "said"), [("splits", "data_hash"), ("data_hash", "data_hash")])
+def test_a_manifest_json_that_was_edited_is_faulty(shards: Path, key: str, said: str):
+    manifest = json.loads((shards / "manifest.json").read_text())
+    if key == "splits":
+        manifest["splits"][SCENE] = "train"
+    else:
+        manifest["data_hash"] = "0" * 64
+    (shards / "manifest.json").write_text(json.dumps(manifest))
+    assert any(said in fault for fault in verify_manifest(FrameTable(shards)))
 
 
 def test_the_command_ends_with_an_error_and_writes_all_findings(shards: Path, capsys):
@@ -138,9 +170,10 @@ def test_the_command_ends_with_an_error_and_writes_all_findings(shards: Path, ca
     assert main(["verify", str(shards), "--json", str(shards / "report.json")]) == 1
     printed = capsys.readouterr()
     assert f"{SCENE}.frames.parquet has 0 bytes" in printed.out
-    assert "1 scene of them faulty: 2 scenes" in printed.err
+    assert "1 scene faulty: 2 scenes" in printed.err
     found = json.loads((shards / "report.json").read_text())
-    assert [bool(scene["faults"]) for scene in found] == [False, True]
+    assert found["manifest"] == []
+    assert [bool(scene["faults"]) for scene in found["scenes"]] == [False, True]
 
 
 # --- hostile tars ---------------------------------------------------------------------------------

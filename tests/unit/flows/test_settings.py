@@ -138,5 +138,5 @@ def test_a_dataset_name_stays_a_name(name: str, monkeypatch: pytest.MonkeyPatch,
         lambda: settings.targets(name, catalogue.get("tiny"), "train"),
         lambda: settings.run(name, catalogue.get("tiny")),
     ):
-        with pytest.raises(ConfigError, match="dataset .*: use letters"):
+        with pytest.raises(ConfigError, match=r"dataset .*: use letters"):
             place()

@@ -9,13 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from preprocessing.dataset import ingest_dataset
-from preprocessing.manifests import data_hash
 from preprocessing.merge import merge_manifests
 from preprocessing.targets import write_targets
 from spa3r import schema, storage
 from spa3r.config import ClipSpec, IngestSpec, TeacherSpec
 from spa3r.data.shards import FrameTable
 from spa3r.errors import ConfigError, ShardError
+from spa3r.schema import data_hash
 from tests.killing import files_of
 from tests.sens_maker import make_dataset, make_sens
 

@@ -28,6 +28,11 @@ def sample(number: int, *, depth: bool = True, posed: bool = True) -> FrameSampl
     )
 
 
+def drawn(samples: list[FrameSample]) -> bytes | None:
+    poses = [s.world_from_camera_44 for s in samples if s.world_from_camera_44 is not None]
+    return camera_path(samples, np.array(poses).reshape(-1, 4, 4), "a scene")
+
+
 def test_up_is_up_and_the_way_lies_along_x():
     poses_C44 = np.stack([np.asarray(sample(i).world_from_camera_44) for i in range(4)])
     level_44 = _level(poses_C44)
@@ -44,17 +49,17 @@ def test_a_camera_that_stands_still_is_drawn():
 
 def test_pictures():
     for depth in (True, False):
-        data = camera_path([sample(i, depth=depth) for i in range(3)], "a scene")
+        data = drawn([sample(i, depth=depth) for i in range(3)])
         assert data is not None
         colours = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).reshape(-1, 3)
         assert (colours == (0xD1, 0x24, 0x6B)).all(axis=1).any()  # the way
         green = (colours[:, 1] > 150) & (colours[:, [0, 2]] < 120).all(axis=1)
         assert green.any() == depth  # the points
-    assert camera_path([sample(0)], "one view") is None
-    assert camera_path([sample(i, posed=False) for i in range(3)], "photos") is None
+    assert drawn([sample(0)]) is None
+    assert drawn([sample(i, posed=False) for i in range(3)]) is None
 
 
 def test_stacked_is_as_wide_as_the_sheet():
-    sheet = contact_sheet([(i, sample(i)) for i in range(4)])
-    both = Image.open(io.BytesIO(stacked(sheet, camera_path([sample(0), sample(1)], "x") or b"")))
+    sheet = contact_sheet([sample(i) for i in range(4)])
+    both = Image.open(io.BytesIO(stacked(sheet, drawn([sample(0), sample(1)]) or b"")))
     assert both.width == 4 * TILE_WIDTH > Image.open(io.BytesIO(sheet)).height
