@@ -38,10 +38,10 @@ on one core. *Ours*: `ingest_scene`, reduced-scale JPEG decode, one resize, fast
 with manifest and sidecar, flushed to disk. *Usual*: every frame decoded with Pillow and written to
 a folder at full size (JPEG, PNG, pose), then read back, resized, cropped and written.
 `ratio` keeps every frame, `ratio_stride10` every tenth: how many times faster we are.
-`codec_share` is the share of our time that remains when only OpenCV's and zlib's own work is done
-on the same frames, held in memory: JPEG in, resampling, JPEG out, depth inflated, PNG out.
-Reading, judging, hashing, tar, manifest and flushing are the rest. `stride10_cost` is our time with
-every tenth frame over our time with every frame.
+`codec_share` is the share of our time that remains when the same frames, held in memory, are only
+decoded, resampled and encoded: JPEG in and out, depth inflated, PNG out. Reading, judging, hashing,
+tar, manifest and flushing are the rest. `stride10_cost` is our time with every tenth
+frame over our time with every frame.
 """
 
 

@@ -4,7 +4,6 @@ Usage: python -m benchmarks.ingest_workers [--json FILE] [--rounds N]
 """
 
 import os
-import resource
 import shutil
 import statistics
 import tempfile
@@ -68,21 +67,27 @@ def run(raw: Path, out: Path, workers: int) -> None:
 
 
 def worker_memory(folder: Path, frames: int) -> float:
-    """MiB that a worker's peak lies above its idle size."""
+    """MiB that a worker's peak lies above its size when idle, after the imports."""
     scan, _ = make_scan(folder / f"scan{frames}.sens", frames)
     with process_pool(1) as pool:
-        idle = pool.submit(peak_kib).result()
+        idle = pool.submit(forget_peak).result()
         source = ScannetSource(name="scan", split="", url=str(scan), kind="sens")
         pool.submit(ingest_scene, source, IngestSpec(), str(folder / f"out{frames}")).result()
-        return (pool.submit(peak_kib).result() - idle) / 1024
+        return (pool.submit(resident_kib, "VmHWM").result() - idle) / 1024
 
 
-def peak_kib() -> int:
-    """After the imports that ingest needs."""
-    from webdataset.writer import TarWriter
+def forget_peak() -> int:
+    """KiB resident now; the peak counts from here."""
+    from webdataset.writer import TarWriter  # what ingest imports late
 
     assert TarWriter is not None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")
+    return resident_kib("VmRSS")
+
+
+def resident_kib(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
 if __name__ == "__main__":
