@@ -20,6 +20,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import cv2
@@ -112,20 +113,32 @@ class ArkitScene:
         for index in self.indices if numbers is None else numbers:
             yield self._frame(index)
 
+    @cached_property
+    def screened(self) -> frozenset[int]:
+        """Numbers of pictures without a pose of their time, or without depth where there is any."""
+        return frozenset(index for index in self.indices if self._fault(index))
+
     def objects(self) -> dict[str, Any] | None:
         """None: 3DOD's annotations are not read."""
         return None
 
-    def _frame(self, index: int) -> Frame | Damage:
+    def _fault(self, index: int) -> Damage | None:
+        """What is known to be wrong with a frame before it is read."""
         url, second = self._color.urls[index], self._color.seconds[index]
-        nearest = int(np.abs(self._pose_s - second).argmin())
-        if abs(self._pose_s[nearest] - second) > _NEAR_S:
+        if np.abs(self._pose_s - second).min() > _NEAR_S:
             detail = f"{url}: {_TRAJECTORY} has no pose of this time"
             return Damage(index=index, reason=DROP_UNREGISTERED, detail=detail)
-        depth_url = self._depth.near(second, _NEAR_S)
-        if self._depth.urls and depth_url is None:
+        if self._depth.urls and self._depth.near(second, _NEAR_S) is None:
             detail = f"{url}: lowres_depth has no picture of this time"
             return Damage(index=index, reason=DROP_DEPTH_IMAGE, detail=detail)
+        return None
+
+    def _frame(self, index: int) -> Frame | Damage:
+        if fault := self._fault(index):
+            return fault
+        url, second = self._color.urls[index], self._color.seconds[index]
+        nearest = int(np.abs(self._pose_s - second).argmin())
+        depth_url = self._depth.near(second, _NEAR_S)
         # The focal length follows the focus slowly: the nearest there is will do.
         pincam = self._pincam.near(second, np.inf)
         assert pincam is not None, "checked when the scene was opened"

@@ -12,10 +12,11 @@ import numpy as np
 
 from preprocessing.frames import SATURATED_MM
 from preprocessing.quality import is_clipped, judge, sharpness
-from preprocessing.scene import Damage, Frame, Scene, Timed
+from preprocessing.scene import Damage, Frame, Scene, Timed, screened
 from spa3r import frame_choice, images
 from spa3r.config import IngestSpec
 from spa3r.errors import ImageError, SceneError
+from spa3r.images import EncodedDepth
 from spa3r.schema import DROP_CHOICE, DROP_STRIDE
 
 SURVEY_WIDTH: Final = 160
@@ -32,10 +33,20 @@ class FramePlan:
     numbers: list[int]
     left_out: dict[int, str]
     """Frame number -> one of schema.NOT_LOST."""
+    screened: frozenset[int] = frozenset()
+    """Those of `numbers` that were not chosen: they are read to be told by their own reasons."""
+
+    @property
+    def chosen(self) -> list[int]:
+        """Those of `numbers` that are meant to be kept."""
+        return [number for number in self.numbers if number not in self.screened]
 
 
 def plan_frames(scene: Scene, spec: IngestSpec) -> FramePlan:
     """Every stride-th frame (or so many a second), and of these, at most max_frames by `choice`.
+
+    Frames that are known beforehand to be lost are not counted, neither by the stride nor by the
+    choice; all of them are among the numbers to read.
 
     A frame that the survey finds of no use is picked only where there is no better one. It is then
     read again and dropped for its own reason; one that is not picked counts as not chosen, so that
@@ -45,9 +56,11 @@ def plan_frames(scene: Scene, spec: IngestSpec) -> FramePlan:
         SceneError: "coverage" of a scan without depth, poses or intrinsics; frames_per_second of
             one without times.
     """
-    candidates = list(scene.indices[:: spec.stride])
+    lost = screened(scene)
+    usable = [number for number in scene.indices if number not in lost]
+    candidates = usable[:: spec.stride]
     if spec.frames_per_second:
-        candidates = _by_time(scene, spec.frames_per_second)
+        candidates = _by_time(scene, usable, spec.frames_per_second)
     if not 0 < spec.max_frames < len(candidates):
         numbers = candidates
     elif spec.choice == "uniform":
@@ -57,19 +70,19 @@ def plan_frames(scene: Scene, spec: IngestSpec) -> FramePlan:
         numbers = _at(candidates, frame_choice.sharpest(scores, spec.max_frames))
     else:
         numbers = _covering(scene, candidates, spec)
-    left_out = dict.fromkeys(scene.indices, DROP_STRIDE) | dict.fromkeys(candidates, DROP_CHOICE)
+    left_out = dict.fromkeys(usable, DROP_STRIDE) | dict.fromkeys(candidates, DROP_CHOICE)
     for number in numbers:
         del left_out[number]
-    return FramePlan(numbers, left_out)
+    return FramePlan(sorted([*numbers, *lost]), left_out, lost)
 
 
-def _by_time(scene: Scene, rate: float) -> list[int]:
-    """The first frame of each 1 / rate seconds in which there is one."""
-    times_us = [scene.time_us(n) for n in scene.indices] if isinstance(scene, Timed) else []
-    if not times_us or min(times_us) < 0:
+def _by_time(scene: Scene, numbers: Sequence[int], rate: float) -> list[int]:
+    """The first of these frames in each 1 / rate seconds in which there is one."""
+    times_us = [scene.time_us(n) for n in numbers] if isinstance(scene, Timed) else [-1]
+    if min(times_us, default=0) < 0:
         raise SceneError("frames carry no times, so frames_per_second has no meaning; use stride")
     first_in: dict[int, int] = {}
-    for number, time_us in zip(scene.indices, times_us, strict=True):
+    for number, time_us in zip(numbers, times_us, strict=True):
         # Half a microsecond: times are rounded, and 1 / 30 s is no whole number of them.
         first_in.setdefault(int((time_us + 0.5) * rate / 1e6), number)
     return list(first_in.values())
@@ -93,9 +106,12 @@ def _score(entry: Frame | Damage, spec: IngestSpec) -> float:
         size = images.fit_size(images.stored_size(entry.color), SURVEY_WIDTH, 1)
         smallest = (size.scaled_width, size.scaled_height)
         rgb = images.resize_color(images.decode_color(entry.color, smallest), size)
+        depth_mm = None if entry.depth is None else _small_depth(entry.depth)
     except ImageError:  # told by its name when it is read again
         return -np.inf
-    return -np.inf if is_clipped(rgb, spec) else sharpness(rgb)
+    if is_clipped(rgb, spec) or judge(spec, depth_mm_HW=depth_mm):
+        return -np.inf
+    return sharpness(rgb)
 
 
 # --- coverage -------------------------------------------------------------------------------------
@@ -140,17 +156,29 @@ def _seen(frame: Frame, spec: IngestSpec) -> np.ndarray | None:
     if judge(spec, world_from_camera_44=pose_44):
         return None
     try:
-        source_width, source_height = images.stored_size(frame.color)
-        depth_mm = images.decode_depth(frame.depth)
+        size = _survey_size(images.stored_size(frame.color))
+        small_mm = _small_depth(frame.depth)
     except ImageError:  # told by its name when it is read again
         return None
-    width, height = SURVEY_GRID
-    size = images.WorkingSize(
-        width=width, height=height, scaled_width=width, scaled_height=height,
-        source_width=source_width, source_height=source_height,
-    )  # fmt: skip
-    small_mm = images.resize_nearest(depth_mm, size)
-    small_mm[small_mm == SATURATED_MM] = 0
     if judge(spec, depth_mm_HW=small_mm):
         return None
     return frame_choice.seen_voxels(pose_44, images.scale_K(K_33, size), small_mm / 1000)
+
+
+# --- depth, small ---------------------------------------------------------------------------------
+
+
+def _survey_size(source: tuple[int, int]) -> images.WorkingSize:
+    """From a picture of this (width, height) to SURVEY_GRID, nothing cropped."""
+    width, height = SURVEY_GRID
+    return images.WorkingSize(
+        width=width, height=height, scaled_width=width, scaled_height=height,
+        source_width=source[0], source_height=source[1],
+    )  # fmt: skip
+
+
+def _small_depth(depth: EncodedDepth) -> np.ndarray:
+    """uint16 millimetres of SURVEY_GRID. Raises ImageError."""
+    small_mm = images.resize_nearest(images.decode_depth(depth), _survey_size(SURVEY_GRID))
+    small_mm[small_mm == SATURATED_MM] = 0
+    return small_mm

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -139,13 +139,18 @@ class ColmapScene:
         for index in self.indices if numbers is None else numbers:
             yield self._frame(index)
 
+    @cached_property
+    def screened(self) -> frozenset[int]:
+        """Numbers of pictures that are not in the model, and of its pictures that are not here."""
+        usable = self._pictures.keys() & self._registered.keys()
+        return frozenset(i for i in self.indices if self._paths[i] not in usable)
+
     def objects(self) -> dict[str, Any] | None:
         """None: models hold no annotations."""
         return None
 
     def _probe(self) -> None:
-        usable = self._pictures.keys() & self._registered.keys()
-        both = [i for i in self.indices if self._paths[i] in usable]
+        both = [i for i in self.indices if i not in self.screened]
         if not both:
             raise FormatError(
                 f"{self._folder}: none of the model's {len(self._registered)} pictures is here;"

@@ -152,10 +152,10 @@ def _look(source: SceneSource, spec: IngestSpec, sampled: Sampled, *, timed: boo
         plan = plan_frames(scene, spec)
         seconds = time.perf_counter() - begin
         if timed:
-            first = max((len(plan.numbers) - TIMED_FRAMES) // 2, 0)
-            _time(source, scene, plan.numbers[first : first + TIMED_FRAMES], spec, sampled)
+            first = max((len(plan.chosen) - TIMED_FRAMES) // 2, 0)
+            _time(source, scene, plan.chosen[first : first + TIMED_FRAMES], spec, sampled)
         sampled.announced += len(scene.indices)
-        sampled.chosen += len(plan.numbers)
+        sampled.chosen += len(plan.chosen)
         sampled.open_seconds += seconds
 
 

@@ -19,11 +19,11 @@ import pyarrow as pa
 from preprocessing import shards
 from preprocessing.choice import FramePlan, plan_frames
 from preprocessing.frames import COLUMN_OF_PART, Row, Sample, frame_row, prepare, sample_key
-from preprocessing.scene import Damage, Scene, SceneSource
+from preprocessing.scene import Damage, Scene, SceneSource, Sized
 from preprocessing.signature import Signature, sign
-from spa3r import schema, storage
+from spa3r import images, schema, storage
 from spa3r.config import IngestSpec, config_hash
-from spa3r.errors import FormatError, SceneError, ShardError
+from spa3r.errors import FormatError, ImageError, SceneError, ShardError
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +38,8 @@ class FrameCounts:
     kept: int
     dropped: dict[str, int]
     """Frames by schema.DROP_REASONS."""
+    screened: int = 0
+    """Those of the lost ones that were known to be lost before any frame was chosen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,16 +112,23 @@ def result_of(sidecar: dict[str, Any], *, reused: bool) -> SceneResult:
 
 
 def unusable(counts: FrameCounts, spec: IngestSpec) -> str | None:
-    """Why a scene lost too many of its frames, by the limits of the spec; None: it can be used."""
+    """Why a scene lost too many of its frames, by the limits of the spec; None: it can be used.
+
+    Frames known to be lost are counted in the whole scan, the others among the chosen ones only; so
+    of the former such a share is weighed as was chosen of the frames that could be had.
+    """
     lost = {r: n for r, n in counts.dropped.items() if r not in schema.NOT_LOST}
     looked_at = counts.kept + sum(lost.values())
+    chosen = looked_at - counts.screened
+    left_out = sum(counts.dropped.get(r, 0) for r in (schema.DROP_STRIDE, schema.DROP_CHOICE))
+    screened = counts.screened * (chosen / (chosen + left_out) if left_out else 1)
     why = ", ".join(f"{n} {reason}" for reason, n in lost.items()) or "none dropped"
     if counts.kept < spec.min_frames:
         return (
             f"{counts.kept} usable frames of {looked_at} looked at ({why}),"
             f" {spec.min_frames} needed; lower the stride or leave the scene out"
         )
-    if sum(lost.values()) > spec.max_drop_share * looked_at:
+    if chosen - counts.kept + screened > spec.max_drop_share * (chosen + screened):
         return (
             f"{sum(lost.values())} of {looked_at} frames dropped ({why}), more than"
             f" the allowed share of {spec.max_drop_share:g}; check the scan or leave it out"
@@ -154,7 +163,8 @@ def _write_files(
     tar = f"{source.name}.tar"
     files: dict[str, shards.FileMark] = {}
     with reading(source), source.open() as scene:
-        samples = _samples(source, scene, spec, rows)
+        plan = _plan(source, scene, spec)
+        samples = _samples(source, scene, spec, plan, rows)
         index = shards.write_tar(storage.join(out, tar), samples)
         files[tar] = index.mark
         left_out: list[str] = []
@@ -172,7 +182,7 @@ def _write_files(
     rows_table = pa.Table.from_pylist(rows, FRAME_SCHEMA)
     files[table] = shards.write_parquet(storage.join(out, table), [rows_table], FRAME_SCHEMA)
     facts = {"source_bytes": signature.bytes, "signature": signature.digest, "problems": problems}
-    return asdict(_counts(rows)) | facts, files
+    return asdict(_counts(rows, plan)) | facts, files
 
 
 def _objects(scene: Scene, problems: list[str]) -> dict[str, Any] | None:
@@ -185,12 +195,11 @@ def _objects(scene: Scene, problems: list[str]) -> dict[str, Any] | None:
 
 
 def _samples(
-    source: SceneSource, scene: Scene, spec: IngestSpec, rows: list[Row]
+    source: SceneSource, scene: Scene, spec: IngestSpec, plan: FramePlan, rows: list[Row]
 ) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Samples of the kept frames; on the way, a row for every frame announced."""
-    size: tuple[int, int] | None = None
     with reading(source):
-        plan = _plan(source, scene, spec)
+        size = _common_size(scene, plan.chosen, spec)
         frames = scene.frames(plan.numbers)
         for index in scene.indices:
             if reason := plan.left_out.get(index):
@@ -211,7 +220,7 @@ def _samples(
             yield sample_key(source.name, index), entry.parts
         # A reader says what is wrong behind the last frame once it has got there.
         assert next(frames, None) is None, f"{source.url}: frames nobody asked for"
-    _require_usable(_counts(rows), spec, source.url)
+    _require_usable(_counts(rows, plan), spec, source.url)
 
 
 def _plan(source: SceneSource, scene: Scene, spec: IngestSpec) -> FramePlan:
@@ -221,12 +230,29 @@ def _plan(source: SceneSource, scene: Scene, spec: IngestSpec) -> FramePlan:
         raise SceneError(f"{source.url}: {error}") from error
 
 
+def _common_size(scene: Scene, numbers: Sequence[int], spec: IngestSpec) -> tuple[int, int] | None:
+    """The working (width, height) that most of these frames have, of several the first one's.
+
+    None: that of the first good frame is the scene's, whose pictures are all of one camera.
+    """
+    if not isinstance(scene, Sized):
+        return None
+    sizes: Counter[tuple[int, int]] = Counter()
+    for number in numbers:
+        try:
+            size = images.fit_size(scene.stored_size(number), spec.width, spec.multiple)
+        except ImageError:  # told by its name when the frame is prepared
+            continue
+        sizes[size.width, size.height] += 1
+    return max(sizes, key=sizes.__getitem__, default=None)
+
+
 def _of_size(sample: Sample, size: tuple[int, int]) -> Sample | Damage:
-    """The sample if it has the working size of the scene's first: clips cannot mix sizes."""
+    """The sample if it has the scene's working size: clips cannot mix sizes."""
     row = sample.row
     if (row["width"], row["height"]) == size:
         return sample
-    detail = f"{row['width']} x {row['height']}, the first frame is {size[0]} x {size[1]}"
+    detail = f"{row['width']} x {row['height']}, the scene's frames are {size[0]} x {size[1]}"
     return Damage(index=row["frame"], reason=schema.DROP_SIZE, detail=detail)
 
 
@@ -243,7 +269,12 @@ def _place_parts(
         row["shard"] = tar if row["kept"] else ""
 
 
-def _counts(rows: Sequence[Row]) -> FrameCounts:
-    kept = sum(row["kept"] for row in rows)
+def _counts(rows: Sequence[Row], plan: FramePlan) -> FrameCounts:
     dropped = Counter(row["reason"] for row in rows if not row["kept"])
-    return FrameCounts(announced=len(rows), kept=kept, dropped=dict(sorted(dropped.items())))
+    lost = (r["frame"] for r in rows if not r["kept"] and r["reason"] not in schema.NOT_LOST)
+    return FrameCounts(
+        announced=len(rows),
+        kept=sum(row["kept"] for row in rows),
+        dropped=dict(sorted(dropped.items())),
+        screened=sum(number in plan.screened for number in lost),
+    )

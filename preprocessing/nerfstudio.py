@@ -10,12 +10,13 @@ undone, so the unit of length is the file's own. Frames in `val_filenames` and `
 kept out. Masks: 0 hides. Paths that lead out of the scene's folder are refused.
 """
 
+import errno
 import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -36,7 +37,7 @@ from spa3r.schema import (
     DROP_TEST,
     DROP_UNREGISTERED,
 )
-from spa3r.storage import exists, join, read_bytes
+from spa3r.storage import exists, join, list_files, read_bytes
 
 _FILE: Final = "transforms.json"
 _HELD_OUT: Final = ("val_filenames", "test_filenames")
@@ -106,6 +107,7 @@ class NerfstudioScene:
         self._held_out = {_normal(path) for paths in lists for path in paths}
         # The maps of a lens take eight bytes a pixel; most captures have one camera.
         self._pinhole = lru_cache(maxsize=2)(_make_pinhole)
+        self._names_in = lru_cache(maxsize=None)(_names_in)
         self.indices: Sequence[int] = range(len(self._frames))
         self.label_to_nyu40: np.ndarray | None = None
         self.problems: list[str] = []
@@ -119,6 +121,11 @@ class NerfstudioScene:
             except _UnusableError as error:
                 entry = Damage(index=index, reason=error.reason, detail=f"{self._url}: {error}")
             yield entry
+
+    @cached_property
+    def screened(self) -> frozenset[int]:
+        """Numbers of frames that are held out, or without picture or pose; lists their folders."""
+        return frozenset(i for i in self.indices if self._is_lost(self._frames[i]))
 
     def objects(self) -> dict[str, Any] | None:
         """None: captures hold no annotations."""
@@ -167,11 +174,23 @@ class NerfstudioScene:
             timestamp_us=-1,
         )
 
+    def _is_lost(self, found: dict[str, Any]) -> bool:
+        path = _path_of(found, "file_path")
+        if _normal(path) in self._held_out or found.get("transform_matrix") is None:
+            return True
+        return not any(map(self._may_be_there, _pictures(path)))
+
+    def _may_be_there(self, path: str) -> bool:
+        normal = _normal(path)
+        if normal is None:
+            return False
+        folder, _, name = normal.rpartition("/")
+        names = self._names_in(join(self._folder, folder))
+        return names is None or name in names
+
     def _picture(self, path: str) -> bytes:
-        """The file, whose path may lack its ending, as in the first NeRF's files."""
-        named = path.lower().endswith(SUFFIXES)
-        paths = [path] if named else [path, *(path + suffix for suffix in SUFFIXES)]
-        for candidate in paths:
+        """The file's bytes."""
+        for candidate in _pictures(path):
             data = self._read(candidate, DROP_MISSING)
             if data is not None:
                 return data
@@ -211,6 +230,10 @@ class NerfstudioScene:
             return read_bytes(join(self._folder, normal))
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             return None
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:  # so there is none
+                return None
+            raise
 
 
 class _UnusableError(Exception):
@@ -253,6 +276,20 @@ def _normal(path: str) -> str | None:
     # "::" joins file systems in a URL, a backslash is a slash elsewhere.
     bad = not parts or ".." in parts or path.startswith("/") or "::" in path or "\\" in path
     return None if bad or not path.isprintable() else "/".join(parts)
+
+
+def _pictures(path: str) -> list[str]:
+    """What the file may be called: its path may lack the ending, as in the first NeRF's files."""
+    named = path.lower().endswith(SUFFIXES)
+    return [path] if named else [path, *(path + suffix for suffix in SUFFIXES)]
+
+
+def _names_in(folder: str) -> set[str] | None:
+    """Names in a folder, none if it is absent; None: it cannot be listed, reading will say why."""
+    try:
+        return {base_name(url) for url in list_files(folder)}
+    except OSError:
+        return None
 
 
 def _number(value: dict[str, Any], key: str, default: float) -> float:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -89,15 +90,24 @@ class Open3dScene:
     def frames(self, numbers: Sequence[int] | None = None) -> Iterator[Frame | Damage]:
         """The given frames."""
         for index in self.indices if numbers is None else numbers:
-            yield self._frame(index)
+            yield self._fault(index) or self._frame(index)
 
-    def _frame(self, index: int) -> Frame | Damage:
+    @cached_property
+    def screened(self) -> frozenset[int]:
+        """Numbers of frames without pose, or without depth where others have it."""
+        return frozenset(index for index in self.indices if self._fault(index))
+
+    def _fault(self, index: int) -> Damage | None:
+        """What is known to be wrong with a frame before it is read."""
         if index not in self._poses:
             detail = f"{self._folder}/{TRAJECTORY} has no pose of frame {index}"
             return Damage(index=index, reason=DROP_UNREGISTERED, detail=detail)
         if self._depth and index not in self._depth:
             detail = f"{self._folder}/depth has no frame {index}"
             return Damage(index=index, reason=DROP_DEPTH_IMAGE, detail=detail)
+        return None
+
+    def _frame(self, index: int) -> Frame:
         depth = None
         if self._depth:
             depth = EncodedDepth(data=read_bytes(self._depth[index]), codec="png_u16")

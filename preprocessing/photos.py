@@ -8,17 +8,20 @@ come from train.txt, val.txt and test.txt in the root, where there are such list
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from preprocessing.scene import Damage, Frame, Scene, base_name, natural_key, scene_name, subfolders
 from preprocessing.splits import read_splits
-from spa3r.errors import SceneError
+from spa3r import images
+from spa3r.errors import ImageError, SceneError
 from spa3r.images import EncodedImage
-from spa3r.storage import list_files, read_bytes
+from spa3r.storage import list_files, open_read, read_bytes
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+_HEAD_BYTES: Final = 1 << 18
+"""A JPEG's size stands behind its EXIF data, thumbnail and colour profile."""
 
 
 def list_photos(folder: str) -> list[str]:
@@ -77,7 +80,7 @@ class PhotoScene:
         for index in self.indices if numbers is None else numbers:
             yield Frame(
                 index=index,
-                color=EncodedImage(data=read_bytes(self._urls[index]), codec="file", oriented=True),
+                color=_upright(read_bytes(self._urls[index])),
                 depth=None,
                 labels=None,
                 K_33=None,
@@ -85,6 +88,19 @@ class PhotoScene:
                 timestamp_us=-1,
             )
 
+    def stored_size(self, number: int) -> tuple[int, int]:
+        """(width, height) of a photo, upright. Raises ImageError."""
+        with open_read(self._urls[number]) as f:
+            head = f.read(_HEAD_BYTES)
+        try:
+            return images.stored_size(_upright(head))
+        except ImageError:  # of WebP all is needed
+            return images.stored_size(_upright(read_bytes(self._urls[number])))
+
     def objects(self) -> dict[str, Any] | None:
         """None: photos are not annotated."""
         return None
+
+
+def _upright(data: bytes) -> EncodedImage:
+    return EncodedImage(data=data, codec="file", oriented=True)

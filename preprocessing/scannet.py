@@ -1,12 +1,13 @@
 """ScanNet scans: the released `.sens` files and the folders exported from them.
 
-Layouts found under a root (scans may also lie in `<root>/scans`, a scan's folder may be the root):
+Layouts found under a root (scans may also lie in `<root>/scans` and `<root>/scans_test`, as in the
+release; a scan's folder may be the root):
 
-    <scan>/<scan>.sens
+    <scan>/<scan>.sens                              or the only .sens there, whatever its name
     <scan>.sens
     <scan>/color/<i>.jpg ...                        preprocessing.scannet_export
     <scan>/[sequence/]_info.txt, frame-000000.*     preprocessing.scannet_images
-    scannetv2_{train,val,test}.txt, scannetv2-labels.combined.tsv   (optional)
+    scannetv2_{train,val,test}.txt, scannetv2-labels.combined.tsv   (optional; or further up)
 
 Beside each scan there may be its label images (preprocessing.scannet_labels) and its annotated
 objects (preprocessing.scannet_objects).
@@ -30,9 +31,9 @@ from preprocessing.scannet_export import ExportedScene
 from preprocessing.scannet_images import SUBFOLDER, ImagesScene, has_images
 from preprocessing.scannet_labels import LabelImages, label_places, open_labels, read_label_table
 from preprocessing.scannet_objects import SUFFIXES, read_objects
-from preprocessing.scene import Damage, Frame, Scene, base_name, scene_name, subfolders
+from preprocessing.scene import Damage, Frame, Scene, base_name, scene_name, screened, subfolders
 from preprocessing.sens import SensReader
-from preprocessing.splits import read_scannet_splits
+from preprocessing.splits import SCANNET_LISTS, read_scannet_splits
 from spa3r.errors import FormatError
 from spa3r.schema import DROP_LABEL_IMAGE
 from spa3r.storage import exists, filesystem, join, list_files, open_read, sha256
@@ -43,6 +44,8 @@ ROOMS_RECORDS = ".rooms"
 """Folder beside the scans that preprocessing.rooms wrote: a record of each."""
 LABEL_TABLE = "scannetv2-labels.combined.tsv"
 _SENS = ".sens"
+_SCANS = ("scans", "scans_test")
+_SCAN_NAME = re.compile(r"scene\d{4}_\d\d")
 Kind = Literal["sens", "export", "images"]
 
 
@@ -77,8 +80,8 @@ class ScannetSource:
     @property
     def _stem(self) -> str:
         """What the names of all files beside the scan begin with."""
-        if self.kind == "sens":
-            return self.url[: -len(_SENS)]
+        if self.kind == "sens" and scene_name(stem := self.url[: -len(_SENS)]) == self.name:
+            return stem
         folder = _folder(self.url, self.kind)
         return join(folder, base_name(folder))
 
@@ -121,6 +124,11 @@ class ReleasedScan:
         return self._reader.indices
 
     @property
+    def screened(self) -> frozenset[int]:
+        """As the reader's."""
+        return screened(self._reader)
+
+    @property
     def problems(self) -> list[str]:
         """Of the frames, and of the objects once they were asked for."""
         return [*self._reader.problems, *self._object_problems]
@@ -155,7 +163,7 @@ class ReleasedScan:
 
 def find_scans(root: str) -> list[ScannetSource]:
     """All scans under a root, by name; [] if there are none. Only folders are listed."""
-    home = root.rpartition("/")[0] if _is_sens(root) else root
+    home = _home(root)
     split_of = read_scannet_splits(home)
     table = join(home, LABEL_TABLE)
     label_table, table_hash = (table, sha256(table)) if exists(table) else ("", "")
@@ -163,8 +171,7 @@ def find_scans(root: str) -> list[ScannetSource]:
     records = list_files(join(home, ROOMS_RECORDS), ".json")
     generated = {base_name(url).removesuffix(".json") for url in records}
     sources: list[ScannetSource] = []
-    for url, kind in _scans_in(root):
-        name = scene_name(url[: -len(_SENS)] if kind == "sens" else _folder(url, kind))
+    for name, url, kind in _scans_in(root):
         source = ScannetSource(
             dataset=GENERATED if name in generated else "scannet",
             name=name,
@@ -178,52 +185,110 @@ def find_scans(root: str) -> list[ScannetSource]:
     return sorted(sources, key=lambda source: source.name)
 
 
+def _home(root: str) -> str:
+    """The folder of split lists or label table: that of the scans, or one or two above it."""
+    home = root.rpartition("/")[0] if _is_sens(root) else root
+    if _has_lists(home):
+        return home
+    for folder in _above(home, 2):
+        try:
+            if _has_lists(folder):
+                return folder
+        except PermissionError as error:  # a key to a bucket may open one folder only
+            log.info("%s: not looked in for split lists and label table (%s)", folder, error)
+            break
+    return home
+
+
+def _above(folder: str, count: int) -> Iterator[str]:
+    """The folders that a folder is in, the nearest first; the root of a file system is none."""
+    for _ in range(count):
+        folder = folder.rstrip("/").rpartition("/")[0]
+        if not folder or folder.endswith((":", "/")):
+            return
+        yield folder
+
+
+def _has_lists(folder: str) -> bool:
+    return any(exists(join(folder, name)) for name in (*SCANNET_LISTS.values(), LABEL_TABLE))
+
+
 def _is_sens(name: str) -> bool:
     return name.lower().endswith(_SENS) and not base_name(name).startswith(".")
 
 
 def _folder(url: str, kind: Kind) -> str:
-    """The folder that holds nothing but one scan."""
+    """The folder that holds nothing but one scan, or the scan's file."""
     url = url.rstrip("/")
-    return url.rpartition("/")[0] if kind == "images" and base_name(url) == SUBFOLDER else url
+    inside = kind == "sens" or (kind == "images" and base_name(url) == SUBFOLDER)
+    return url.rpartition("/")[0] if inside else url
 
 
-def _scans_in(root: str) -> Iterator[tuple[str, Kind]]:
+def _scans_in(root: str) -> Iterator[tuple[str, str, Kind]]:
+    """Name, URL and kind of each scan."""
     if _is_sens(root):
-        yield root, "sens"
+        yield scene_name(root[: -len(_SENS)]), root, "sens"
         return
     names = _names_in(root)
-    if not any(map(_is_sens, names)) and (found := _scan_of(root, names)):
-        yield found
-        return
-    base = root
-    if "scans" in names:
-        base = join(root, "scans")
-        names = _names_in(base)
-    for name in filter(_is_sens, names):
-        yield join(base, name), "sens"
-    for folder in subfolders(base):
-        names = _names_in(folder)
-        if found := _scan_of(folder, names):
+    is_scan = _SCAN_NAME.fullmatch(base_name(root)) is not None
+    if is_scan or not any(map(_is_sens, names)):
+        if found := _scan_of(root, names):
             yield found
-        elif re.fullmatch(r"scene\d{4}_\d\d", base_name(folder)):
-            log.warning("%s holds neither a .sens file nor a color folder; left out", folder)
+            return
+        if is_scan:
+            _tell_left_out(root, names)
+            return
+    bases = [join(root, name) for name in _SCANS if name in names]
+    for base in bases or [root]:
+        yield from _scans_beside(base, _names_in(base) if bases else names)
 
 
-def _scan_of(folder: str, names: Sequence[str]) -> tuple[str, Kind] | None:
-    """The scan that a folder with entries of these names is."""
-    own = base_name(folder) + _SENS
-    if sens := next((name for name in names if name.lower() == own.lower()), None):
-        return join(folder, sens), "sens"
+def _scans_beside(base: str, names: Sequence[str]) -> Iterator[tuple[str, str, Kind]]:
+    """The scans in a folder, whose entries have these names: files and folders of their own."""
+    for name in filter(_is_sens, names):
+        yield scene_name(name[: -len(_SENS)]), join(base, name), "sens"
+    for folder in subfolders(base):
+        inside = _names_in(folder)
+        if found := _scan_of(folder, inside):
+            yield found
+        else:
+            _tell_left_out(folder, inside)
+
+
+def _tell_left_out(folder: str, names: Sequence[str]) -> None:
+    """A warning about what looks like a scan's folder but is read as none."""
+    if not any(map(_is_sens, names)) and _SCAN_NAME.fullmatch(base_name(folder)):
+        log.warning("%s holds neither a .sens file nor a color folder; left out", folder)
+
+
+def _scan_of(folder: str, names: Sequence[str]) -> tuple[str, str, Kind] | None:
+    """Name, URL and kind of the scan that a folder with entries of these names is."""
+    name = scene_name(folder)
+    if sens := _sens_of(folder, names):
+        return name, join(folder, sens), "sens"
     if "color" in names:
-        return folder, "export"
+        return name, folder, "export"
     if has_images(names):
-        return folder, "images"
+        return scene_name(_folder(folder, "images")), folder, "images"
     if SUBFOLDER in names:
         inner = join(folder, SUBFOLDER)
         if has_images(_names_in(inner)):
-            return inner, "images"
+            return name, inner, "images"
     return None
+
+
+def _sens_of(folder: str, names: Sequence[str]) -> str | None:
+    """The `.sens` file of a scan's folder: that of the folder's name, or else the only one."""
+    found = [name for name in names if _is_sens(name)]
+    own = [name for name in found if name.lower() == f"{base_name(folder)}{_SENS}".lower()]
+    chosen = own[0] if own else found[0] if len(found) == 1 else None
+    if others := [name for name in found if name != chosen]:
+        log.warning(
+            "%s holds several .sens files; left out: %s; give each its folder",
+            folder,
+            ", ".join(others),
+        )
+    return chosen
 
 
 def _names_in(folder: str) -> list[str]:

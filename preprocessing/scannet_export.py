@@ -4,7 +4,8 @@
     [intrinsic/intrinsic_color.txt]  [intrinsic/intrinsic_depth.txt]  [<scan>.txt]
 
 Numbers may be zero-padded or not, in one folder even, and are often every n-th frame. Seen in the
-wild and mended here: colour made smaller beside the K of its first size.
+wild and mended here: colour made smaller beside the K of its first size, which the scan's metadata
+tell, or that K itself: one of released colour has its principal point where no other has it.
 """
 
 import logging
@@ -26,8 +27,10 @@ log = logging.getLogger(__name__)
 COLOR_FILES: Final = (".jpg", ".jpeg", ".png")
 _MAX_NUMBER: Final = (1 << 31) - 1
 _OFF_CENTRE: Final = 0.1  # of the side; ScanNet's principal points are within 0.02 of the middle
+_RELEASED_OFF_CENTRE: Final = 0.03
 _SAME_FACTOR: Final = 0.03
 Size = tuple[int, int]
+_RELEASED_COLOR: Final[Size] = (1296, 968)  # of all scans but a few, which have 640 x 480
 
 
 def numbered_files(folder: str, endings: Sequence[str]) -> dict[int, str]:
@@ -137,19 +140,27 @@ class ExportedScene:
         where = f"{self._folder}/intrinsic/intrinsic_color.txt"
         released = self._released_size("color")
         if released is not None and is_centred(K_33, released):
-            self.problems.append(
-                f"{where}: K of {released[0]} x {released[1]} images beside images of"
-                f" {size[0]} x {size[1]}; rescaled to them"
-            )
-            return rescale(K_33, released, size)
-        same_size = bool(self._depth) and _first_size(self._depth) == size
-        if K_depth_33 is not None and same_size and is_centred(K_depth_33, size):
-            self.problems.append(
-                f"{where}: K of other images than these of {size[0]} x {size[1]}; that of the depth"
-                " images, which have this size too, is used instead"
-            )
-            return K_depth_33
+            return self._rescaled(K_33, released, where)
+        if K_depth_33 is not None and self._depth:
+            stored = _first_size(self._depth)
+            if is_centred(K_depth_33, stored) and _same_shape(stored, size):
+                self.problems.append(
+                    f"{where}: K of other images than these of {size[0]} x {size[1]}; that of the"
+                    f" depth images of {stored[0]} x {stored[1]} is used instead"
+                )
+                return rescale(K_depth_33, stored, size)
+        known = is_centred(K_33, _RELEASED_COLOR, _RELEASED_OFF_CENTRE)
+        if released is None and known and _same_shape(_RELEASED_COLOR, size):
+            return self._rescaled(K_33, _RELEASED_COLOR, where)
         return self._taken_as_it_is(K_33, size, where)
+
+    def _rescaled(self, K_33: np.ndarray, stored: Size, where: str) -> np.ndarray:
+        size = self._image_size()
+        self.problems.append(
+            f"{where}: K of {stored[0]} x {stored[1]} images beside images of"
+            f" {size[0]} x {size[1]}; rescaled to them"
+        )
+        return rescale(K_33, stored, size)
 
     def _from_depth(self, K_33: np.ndarray) -> np.ndarray:
         """K of the colour images from that of the depth camera: ScanNet's are aligned."""
@@ -215,9 +226,18 @@ def is_camera(matrix: np.ndarray) -> bool:
     return bool(np.isfinite(matrix).all() and (np.diag(matrix)[:2] > 0).all())
 
 
-def is_centred(K_33: np.ndarray, size: Size) -> bool:
-    """Whether the principal point is about in the middle of images of a size (width, height)."""
-    return bool((np.abs(K_33[:2, 2] / np.array(size) - 0.5) < _OFF_CENTRE).all())
+def is_centred(K_33: np.ndarray, size: Size, within: float = _OFF_CENTRE) -> bool:
+    """Whether the principal point is about in the middle of images of a size (width, height).
+
+    Args:
+        within: largest distance from the middle, as a share of the side.
+    """
+    return bool((np.abs(K_33[:2, 2] / np.array(size) - 0.5) < within).all())
+
+
+def _same_shape(a: Size, b: Size) -> bool:
+    """Whether images of one size can be those of the other, made larger or smaller but not cut."""
+    return abs((a[0] * b[1]) / (a[1] * b[0]) - 1) < _SAME_FACTOR
 
 
 def rescale(K_33: np.ndarray, stored: Size, size: Size) -> np.ndarray:

@@ -18,7 +18,7 @@ from preprocessing.scannet_meta import parse_matrix, read_key_values, whole_numb
 from preprocessing.scene import Damage, Frame, base_name
 from spa3r.errors import FormatError, SceneError
 from spa3r.images import MAX_SIDE, EncodedDepth, EncodedImage
-from spa3r.schema import DROP_DEPTH_IMAGE, DROP_MISSING, DROP_POSE
+from spa3r.schema import DROP_DEPTH_IMAGE, DROP_MISSING, DROP_POSE, DROP_UNREGISTERED
 from spa3r.storage import join, list_files, read_bytes
 
 INFO_NAMES: Final = ("_info.txt", "info.txt")
@@ -60,6 +60,7 @@ class ImagesScene:
         info_url, files = _listed(folder)
         self._info = read_info(info_url)
         self._color, self._depth, self._pose = (files[kind] for kind in _ENDINGS)
+        self._exported = frozenset().union(*files.values())
         if not self._color:
             raise SceneError(f"{folder}: no colour images; expected frame-000000.color.jpg, ...")
         self.label_to_nyu40: np.ndarray | None = None
@@ -85,6 +86,11 @@ class ImagesScene:
         """All frame numbers that the info file announces."""
         return range(self._info.num_frames)
 
+    @property
+    def screened(self) -> frozenset[int]:
+        """Numbers of announced frames that were not exported; often only every n-th frame is."""
+        return frozenset(self.indices) - self._exported
+
     def frames(self, numbers: Sequence[int] | None = None) -> Iterator[Frame | Damage]:
         """The given ones of the announced frames."""
         for index in self.indices if numbers is None else numbers:
@@ -95,6 +101,9 @@ class ImagesScene:
         return None
 
     def _frame(self, index: int) -> Frame | Damage:
+        if index not in self._exported:
+            detail = f"{self._folder}: frame {index} was not exported"
+            return Damage(index=index, reason=DROP_UNREGISTERED, detail=detail)
         pose = read_pose(self._pose.get(index))
         checks = (
             (index not in self._color, DROP_MISSING, "colour image"),

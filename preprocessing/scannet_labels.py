@@ -7,12 +7,12 @@ label-filt/ or label/                               unpacked, in the scan's fold
 
 import csv
 import io
-import lzma
 import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from typing import Final, Protocol
 
 import numpy as np
@@ -26,11 +26,12 @@ _NYU40_MAX: Final = 40
 _KINDS: Final = ("label-filt", "label")  # the cleaned-up labels first
 _ENDINGS: Final = (".png",)
 _MAX_LABEL_BYTES = 1 << 26
+_METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile bounds no other's memory
 # zipfile answers a changed byte with any of these: RuntimeError for a member that now claims to be
 # encrypted, NotImplementedError for another version or method, OverflowError for a place beyond
 # any file. OSError (a place before the file) is not here: while reading it may be the disk's.
 _ZIP_DAMAGE: Final = (
-    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+    *(zipfile.BadZipFile, zlib.error, struct.error),
     *(EOFError, NotImplementedError, OverflowError, RuntimeError, ValueError),
 )
 
@@ -122,12 +123,24 @@ class LabelArchive:
         member = self._members.get(index)
         if member is None:
             return None
-        wrong = f"claims {member.file_size} bytes at {member.header_offset}"
-        if member.file_size <= _MAX_LABEL_BYTES and member.header_offset >= 0:
+        size = member.file_size
+        if member.compress_type not in _METHODS:
+            wrong = f"has compression method {member.compress_type}; pack it again with deflate"
+        elif size > _MAX_LABEL_BYTES or member.header_offset < 0:
+            wrong = f"claims {size} bytes at {member.header_offset}"
+        else:
+            longer = copy(member)
+            longer.file_size += 1  # what goes beyond it zipfile cuts off without a word
             try:
-                return self._archive.read(member)
+                with self._archive.open(longer) as f:
+                    data = f.read(size + 1)  # read() without a number unpacks all there is
             except _ZIP_DAMAGE as error:
                 wrong = f"is damaged ({error})"
+            else:
+                if len(data) == size:
+                    return data
+                there = "more" if len(data) > size else len(data)
+                wrong = f"claims {size} bytes, {there} are there; download the archive again"
         raise FormatError(f"{self._url}: {member.filename} {wrong}")
 
 

@@ -48,7 +48,8 @@ def read_mesh(url: str) -> tuple[np.ndarray, np.ndarray]:
         if not 0 < count <= _MAX_VERTICES:
             raise FormatError(f"{url}: {count} vertices; 1 to {_MAX_VERTICES} can be read")
         vertices = _read_rows(f, np.dtype(fields), count, size, url)
-        mesh_N3 = np.stack([vertices[axis].astype(np.float64) for axis in "xyz"], axis=-1)
+        with np.errstate(invalid="ignore"):  # numpy warns of some NaNs; they are refused below
+            mesh_N3 = np.stack([vertices[axis].astype(np.float64) for axis in "xyz"], axis=-1)
         # Written so that NaN fails it too.
         if not (np.abs(mesh_N3) <= _MAX_REACH).all():
             raise FormatError(f"{url}: vertices beyond {_MAX_REACH:g} m, or none at all (NaN)")

@@ -203,6 +203,11 @@ class DslrScene:
         for index in self.indices if numbers is None else numbers:
             yield self._frame(index, self._names[index])
 
+    @cached_property
+    def screened(self) -> frozenset[int]:
+        """Numbers of test frames, and of those without photo or usable pose."""
+        return frozenset(i for i in self.indices if self._fault(self._names[i]))
+
     def objects(self) -> dict[str, Any] | None:
         """The boxes of `segments_anno.json`; its mesh is not read, so the room has no size."""
         url = _annotations(self._folder)

@@ -1,6 +1,6 @@
 """ScanNet++ scenes as the iPhone filmed them: a video, its masks, depth of the phone's own sensor.
 
-Layouts found under a root (or `<id>/`, or its `iphone/`, given directly):
+Layouts found under a root (or its `data/`, an `<id>/` or its `iphone/`, given directly):
 
     splits/{nvs_sem_train,nvs_sem_val,...}.txt                              (optional)
     data/<id>/iphone/pose_intrinsic_imu.json
@@ -10,7 +10,8 @@ Layouts found under a root (or `<id>/`, or its `iphone/`, given directly):
                     /nerfstudio/transforms.json  or  colmap/images.txt      (optional)
 
 The scene is called `<id>_iphone`: the DSLR's scene has the same id. Poses are `aligned_pose`, which
-every filmed frame should have. COLMAP has registered only some of the frames; all are kept.
+every filmed frame should have. COLMAP has registered only some of the frames; all are kept but its
+`test_frames`. The pictures are ARKit's and taken as a pinhole's: COLMAP's lens is not undone.
 Depth covers the same field of view as the picture, at 256 x 192.
 """
 
@@ -24,13 +25,16 @@ from typing import Any, Final
 import numpy as np
 
 from preprocessing.depth_bin import SIZE, DepthBin
+from preprocessing.scannet_export import Size, rescale
 from preprocessing.scannetpp import read_scannetpp_splits
 from preprocessing.scannetpp_iphone_files import (
     MODELS,
     Entry,
-    frame_number,
+    Registration,
+    camera_size,
+    numbered,
     read_entries,
-    read_registered,
+    read_registration,
 )
 from preprocessing.scene import Damage, Frame, Scene, base_name, scene_name, subfolders
 from preprocessing.video_decoder import VideoDecoder
@@ -42,9 +46,10 @@ from spa3r.schema import (
     DROP_MASK_IMAGE,
     DROP_MISSING,
     DROP_POSE,
+    DROP_TEST,
     DROP_UNREGISTERED,
 )
-from spa3r.storage import exists, join, list_files, open_read, read_bytes
+from spa3r.storage import exists, join, open_read, read_bytes
 
 log = logging.getLogger(__name__)
 
@@ -91,12 +96,16 @@ def find_iphone(root: str) -> list[ScannetppIphoneSource]:
     elif exists(join(root, "iphone", _POSES)):
         folders = [join(root, "iphone")]
     else:
-        inside = (join(scene, "iphone") for scene in subfolders(join(root, "data")))
+        base = join(root, "data") if exists(join(root, "data")) else root
+        inside = (join(scene, "iphone") for scene in subfolders(base))
         folders = [folder for folder in inside if _is_recording(folder)]
     if not folders:
         return []
     scenes = _parent(_parent(folders[0]))
-    split_of = read_scannetpp_splits(_parent(scenes) if base_name(scenes) == "data" else scenes)
+    above = _parent(scenes)
+    # "s3://data" is a bucket, not the data folder of something above it.
+    released = base_name(scenes) == "data" and not above.endswith("/")
+    split_of = read_scannetpp_splits(above if released else scenes)
     sources = [
         ScannetppIphoneSource(
             name=f"{scene_name(_parent(folder))}_iphone",
@@ -142,7 +151,9 @@ class IphoneScene:
         self._depth = _Depths(folder, stack)
         self.indices: Sequence[int] = sorted({*self._color.numbers, *self._entries})
         self.label_to_nyu40: np.ndarray | None = None
-        self._own_problems = self._look_at_registration()
+        self._own_problems: list[str] = []
+        self._registration = self._read_registration()
+        self._camera_size = self._find_camera_size()
 
     @property
     def problems(self) -> list[str]:
@@ -153,6 +164,11 @@ class IphoneScene:
             *self._mask.problems,
             *self._depth.problems,
         ]
+
+    @property
+    def screened(self) -> frozenset[int]:
+        """Numbers of the frames that are lost for a reason known before any is read."""
+        return frozenset(number for number in self.indices if self._fault(number))
 
     def objects(self) -> dict[str, Any] | None:
         """None: the annotations are given with the DSLR's scene of the same id."""
@@ -177,6 +193,8 @@ class IphoneScene:
     def _fault(self, number: int) -> tuple[str, str] | None:
         """(reason, why) if the frame is lost whatever its picture holds; None: it is not."""
         entry = self._entries.get(number)
+        if number in self._registration.test:
+            return DROP_TEST, "is kept for evaluation"
         if number not in self._color.numbers:
             return DROP_MISSING, f"has an entry in {_POSES}, but no picture"
         if entry is None:
@@ -201,7 +219,8 @@ class IphoneScene:
         assert isinstance(color, EncodedImage)
         assert not isinstance(mask, Damage) and not isinstance(depth, Damage)
         entry = self._entries[number]
-        if wrong := self._disagreement(color, mask, entry):
+        K_33, wrong = self._fitted(color, mask, entry)
+        if wrong:
             detail = f"{self._folder}: frame {number}: {wrong[1]}"
             return Damage(index=number, reason=wrong[0], detail=detail)
         return Frame(
@@ -210,43 +229,70 @@ class IphoneScene:
             depth=depth,
             labels=None,
             mask=mask,
-            K_33=entry.K_33,
+            K_33=K_33,
             world_from_camera_44=entry.world_from_camera_44,
             timestamp_us=entry.timestamp_us,
         )
 
-    def _disagreement(
+    def _fitted(
         self, color: EncodedImage, mask: EncodedImage | None, entry: Entry
-    ) -> tuple[str, str] | None:
-        """(reason, why) if picture, mask and K are not of one size; None: they are."""
+    ) -> tuple[np.ndarray | None, tuple[str, str] | None]:
+        """K in pixels of the picture, and (reason, why) if the mask or K does not belong to it."""
         try:
-            width, height = stored_size(color)
+            size = width, height = stored_size(color)
         except ImageError as error:
-            return DROP_IMAGE, str(error)
-        assert entry.K_33 is not None
-        center_x, center_y = entry.K_33[:2, 2]
+            return None, (DROP_IMAGE, str(error))
+        K_33 = entry.K_33
+        assert K_33 is not None
+        if self._camera_size is not None:
+            K_33 = rescale(K_33, self._camera_size, size)
+        center_x, center_y = K_33[:2, 2]
         if not (0 < center_x < width and 0 < center_y < height):
             at = f"{center_x:g}, {center_y:g}"
-            return DROP_POSE, f"principal point {at} lies outside its {width} x {height} picture"
+            why = f"principal point {at} lies outside its {width} x {height} picture"
+            return None, (DROP_POSE, why)
         try:
-            if mask is not None and stored_size(mask) != (width, height):
-                return DROP_MASK_IMAGE, f"mask is not {width} x {height} as its picture"
+            if mask is not None and stored_size(mask) != size:
+                return None, (DROP_MASK_IMAGE, f"mask is not {width} x {height} as its picture")
         except ImageError as error:
-            return DROP_MASK_IMAGE, str(error)
-        return None
+            return None, (DROP_MASK_IMAGE, str(error))
+        return K_33, None
 
-    def _look_at_registration(self) -> list[str]:
-        """One line on frames that COLMAP could not place: their poses are the phone's, aligned."""
+    def _read_registration(self) -> Registration:
+        """With a line on frames that COLMAP could not place: their poses are the phone's."""
         try:
-            registered = read_registered(self._folder)
+            found = read_registration(self._folder)
         except FormatError as error:
-            return [str(error)]
-        if registered is None or not (without := self._entries.keys() - registered):
-            return []
-        return [
-            f"{self._folder}: {len(without)} of {len(self._entries)} frames are not registered by"
-            " COLMAP; they are kept with the pose that the dataset gives them"
-        ]
+            self._own_problems.append(f"{error}; which frames are for tests is not known")
+            return Registration()
+        if found.registered is not None and (without := self._entries.keys() - found.registered):
+            self._own_problems.append(
+                f"{self._folder}: {len(without)} of {len(self._entries)} frames are not registered"
+                " by COLMAP; they are kept with the pose that the dataset gives them"
+            )
+        return found
+
+    def _find_camera_size(self) -> Size | None:
+        """What `camera_size` does, with a line; the first picture that can be read tells theirs."""
+        for picture in self._color.read(list(self._color.numbers)):
+            try:
+                pictures = stored_size(picture) if isinstance(picture, EncodedImage) else None
+            except ImageError:
+                continue  # the frame's own fault
+            if pictures is not None:
+                break
+        else:
+            return None
+        try:
+            found = camera_size(self._entries.values(), pictures, self._registration.size)
+        except FormatError as error:
+            raise FormatError(f"{join(self._folder, _POSES)}: {error}") from error
+        if found is not None:
+            self._own_problems.append(
+                f"{join(self._folder, _POSES)}: K of about {found[0]} x {found[1]} pictures"
+                f" beside pictures of {pictures[0]} x {pictures[1]}; rescaled to them"
+            )
+        return found
 
 
 # --- pictures, masks, depth -----------------------------------------------------------------------
@@ -350,20 +396,3 @@ class _Depths:
             else:
                 detail = f"{self._where}: has no frame {number}"
                 yield Damage(index=number, reason=DROP_DEPTH_IMAGE, detail=detail)
-
-
-def numbered(folder: str) -> dict[int, str]:
-    """Frame number -> URL of the pictures in a folder, in order; {} if it is absent.
-
-    Raises:
-        FormatError: two files for one frame.
-    """
-    urls: dict[int, str] = {}
-    for url in list_files(folder):
-        number = frame_number(base_name(url))
-        if number is None:
-            continue
-        if number in urls:
-            raise FormatError(f"{folder}: frame {number} is there twice; remove one of the files")
-        urls[number] = url
-    return dict(sorted(urls.items()))

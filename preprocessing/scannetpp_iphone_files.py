@@ -1,4 +1,4 @@
-"""The text files of a ScanNet++ iPhone recording, read without trust: poses, registered frames.
+"""The text files of a ScanNet++ iPhone recording, read without trust: poses, COLMAP's frames.
 
 Legend: `world_from_camera_44` is camera-to-world with OpenCV axes, metres, in the scan's own frame;
 `K_33` is in pixels of the filmed picture. Of names in these files only a frame's number is taken.
@@ -7,16 +7,18 @@ Legend: `world_from_camera_44` is camera-to-world with OpenCV axes, metres, in t
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
+from preprocessing.scannet_export import Size, is_centred
 from preprocessing.scene import base_name
 from spa3r.errors import FormatError
+from spa3r.images import MAX_SIDE
 from spa3r.schema import DROP_POSE, DROP_UNREGISTERED
-from spa3r.storage import exists, join, open_read, read_bytes
+from spa3r.storage import exists, join, list_files, open_read, read_bytes
 
 _TRANSFORMS: Final = "nerfstudio/transforms.json"
 _IMAGES: Final = "colmap/images.txt"
@@ -25,6 +27,9 @@ MODELS: Final = (_TRANSFORMS, _IMAGES)
 _FRAME: Final = re.compile(r"frame_([0-9]{1,7})(\.[A-Za-z]+)?")
 # Times beyond this are no time since the phone was started, and would not fit a manifest.
 _MAX_SECONDS: Final = 1e12
+_FILMED: Final = (1920, 1440)  # pixels of what the dataset's phones filmed
+# Two sizes whose sides differ by factors that are closer than this are of one aspect.
+_SAME_FACTOR: Final = 0.03
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,23 @@ def frame_number(name: str) -> int | None:
     """Number of the frame that a file is named after, whatever folders come before it."""
     match = _FRAME.fullmatch(base_name(name.replace("\\", "/")))
     return int(match[1]) if match else None
+
+
+def numbered(folder: str) -> dict[int, str]:
+    """Frame number -> URL of the pictures in a folder, in order; {} if it is absent.
+
+    Raises:
+        FormatError: two files for one frame.
+    """
+    urls: dict[int, str] = {}
+    for url in list_files(folder):
+        number = frame_number(base_name(url))
+        if number is None:
+            continue
+        if number in urls:
+            raise FormatError(f"{folder}: frame {number} is there twice; remove one of the files")
+        urls[number] = url
+    return dict(sorted(urls.items()))
 
 
 # --- poses ----------------------------------------------------------------------------------------
@@ -122,35 +144,89 @@ def _matrix(value: Any, side: int) -> np.ndarray | None:
         return None
 
 
-# --- registered frames ----------------------------------------------------------------------------
+# --- the size that K belongs to -------------------------------------------------------------------
 
 
-def read_registered(folder: str) -> set[int] | None:
-    """Numbers of the frames that COLMAP has placed; None: there is no list of them.
+def camera_size(entries: Iterable[Entry], pictures: Size, stated: Size | None) -> Size | None:
+    """(width, height) of the pictures that the entries' K belong to; None: of these pictures.
+
+    Judged by the entries' median principal point, which is about in the middle of a picture.
+
+    Args:
+        pictures: (width, height) of the pictures there are.
+        stated: the size that COLMAP's model is of, if any.
 
     Raises:
-        FormatError: a list that is damaged.
+        FormatError: K of pictures of another aspect; without the file's name.
+    """
+    all_K_N33 = [entry.K_33 for entry in entries if entry.K_33 is not None]
+    if not all_K_N33 or is_centred(K_33 := np.median(all_K_N33, axis=0), pictures):
+        return None
+    for size in (stated, _FILMED):
+        if size is not None and is_centred(K_33, size) and _same_aspect(size, pictures):
+            return size
+    center_x, center_y = float(K_33[0, 2]), float(K_33[1, 2])
+    if min(center_x, center_y) > 0 and _same_aspect((2 * center_x, 2 * center_y), pictures):
+        factor = center_x / pictures[0] + center_y / pictures[1]
+        return round(pictures[0] * factor), round(pictures[1] * factor)
+    raise FormatError(
+        f"principal point {center_x:g}, {center_y:g} is not about in the middle of the"
+        f" {pictures[0]} x {pictures[1]} pictures, nor of any of their aspect; put the pictures"
+        " there that the poses came with"
+    )
+
+
+def _same_aspect(size: tuple[float, float], other: Size) -> bool:
+    return abs(size[0] * other[1] / (size[1] * other[0]) - 1) < _SAME_FACTOR
+
+
+# --- what COLMAP made of the frames ---------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What the files beside COLMAP's model say of the recording."""
+
+    registered: frozenset[int] | None = None
+    """Numbers of the frames that it has placed; None: there is no list of them."""
+    test: frozenset[int] = frozenset()
+    """Numbers of the frames kept for evaluation, whatever other list they are in."""
+    size: Size | None = None
+    """(width, height) of its pictures; None: not stated."""
+
+
+def read_registration(folder: str) -> Registration:
+    """Of a recording's folder.
+
+    Raises:
+        FormatError: a file that is damaged.
     """
     if exists(url := join(folder, _TRANSFORMS)):
-        names = list(_names_in_transforms(url))
-    elif exists(url := join(folder, _IMAGES)):
-        names = list(_names_in_images(url))
-    else:
+        stated = _read_object(url)
+        frames, test = (_numbers_in(stated, key, url) for key in ("frames", "test_frames"))
+        return Registration(frames | test, test, _size_in(stated))
+    if exists(url := join(folder, _IMAGES)):
+        numbers = (frame_number(name) for name in _names_in_images(url))
+        return Registration(frozenset(number for number in numbers if number is not None))
+    return Registration()
+
+
+def _numbers_in(stated: dict[str, Any], key: str, url: str) -> frozenset[int]:
+    entries = stated.get(key, [])
+    if not isinstance(entries, list):
+        raise FormatError(f"{url}: {key} is no list; download it again")
+    names = [entry.get("file_path") if isinstance(entry, dict) else None for entry in entries]
+    if not all(isinstance(name, str) for name in names):
+        raise FormatError(f"{url}: an entry of {key} has no file_path; download it again")
+    numbers = (frame_number(str(name)) for name in names)
+    return frozenset(number for number in numbers if number is not None)
+
+
+def _size_in(stated: dict[str, Any]) -> Size | None:
+    sides = (stated.get("w"), stated.get("h"))
+    if not all(isinstance(s, int | float) and 1 <= s <= MAX_SIDE for s in sides):
         return None
-    return {number for name in names if (number := frame_number(name)) is not None}
-
-
-def _names_in_transforms(url: str) -> Iterator[str]:
-    stated = _read_object(url)
-    for key in ("frames", "test_frames"):
-        entries = stated.get(key, [])
-        if not isinstance(entries, list):
-            raise FormatError(f"{url}: {key} is no list; download it again")
-        for entry in entries:
-            name = entry.get("file_path") if isinstance(entry, dict) else None
-            if not isinstance(name, str):
-                raise FormatError(f"{url}: an entry of {key} has no file_path; download it again")
-            yield name
+    return int(sides[0]), int(sides[1])  # pyright: ignore[reportArgumentType]
 
 
 def _names_in_images(url: str) -> Iterator[str]:

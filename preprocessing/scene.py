@@ -16,7 +16,7 @@ import numpy as np
 
 from spa3r.images import EncodedDepth, EncodedImage
 from spa3r.lens import Undistortion
-from spa3r.storage import filesystem, join
+from spa3r.storage import list_folders
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +98,32 @@ class Timed(Protocol):
         ...
 
 
+@runtime_checkable
+class Screened(Protocol):
+    """A scene that knows beforehand which frames cannot be had."""
+
+    @property
+    def screened(self) -> frozenset[int]:
+        """Frame numbers without picture or pose, or held out: reading them gives Damage, cheaply.
+
+        With them whatever else is known to be lost before a picture is read.
+        """
+        ...
+
+
+@runtime_checkable
+class Sized(Protocol):
+    """A scene of pictures from any camera, which may differ in shape."""
+
+    def stored_size(self, number: int) -> tuple[int, int]:
+        """(width, height) of a frame's picture as it will decode, from its header.
+
+        Raises:
+            ImageError: not an image.
+        """
+        ...
+
+
 class SceneSource(Protocol):
     """A scene that can be opened. Picklable, so that a worker process can be handed one."""
 
@@ -138,6 +164,11 @@ class SceneSource(Protocol):
         ...
 
 
+def screened(scene: Scene) -> frozenset[int]:
+    """Frame numbers of a scene that are known beforehand to be lost; most readers know none."""
+    return scene.screened if isinstance(scene, Screened) else frozenset()
+
+
 # --- what listing scenes needs --------------------------------------------------------------------
 
 
@@ -170,10 +201,4 @@ def natural_key(name: str) -> list[tuple[int, int, str]]:
 
 def subfolders(url: str) -> list[str]:
     """Sorted URLs of the folders directly in a folder; [] if it is absent."""
-    fs, path = filesystem(url)
-    try:
-        entries = fs.ls(path, detail=True)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    folders = (base_name(str(e["name"])) for e in entries if e["type"] == "directory")
-    return [join(url, name) for name in sorted(folders)]
+    return list_folders(url)

@@ -50,8 +50,9 @@ def find_sequences(root: str) -> list["SevenScenesSource"]:
 
 
 def _is_sequence(url: str) -> bool:
-    first = (join(url, f"frame-000000.{part}") for part in _WITHOUT)
-    return bool(_SEQUENCE.fullmatch(base_name(url))) and any(exists(file) for file in first)
+    if _SEQUENCE.fullmatch(base_name(url)) is None:
+        return False
+    return any(_FILE.fullmatch(base_name(file)) for file in list_files(url, ".color.png"))
 
 
 def _sources(room: str, urls: list[str]) -> Iterator["SevenScenesSource"]:

@@ -4,6 +4,7 @@ from spa3r.errors import FormatError
 from spa3r.storage import exists, join, read_bytes
 
 SPLITS = ("train", "val", "test")
+SCANNET_LISTS = {split: f"scannetv2_{split}.txt" for split in SPLITS}
 
 
 def read_scannet_splits(root: str) -> dict[str, str]:
@@ -12,7 +13,7 @@ def read_scannet_splits(root: str) -> dict[str, str]:
     Raises:
         FormatError: a scan stands in two lists, or a list is no text.
     """
-    return _read_lists({split: join(root, f"scannetv2_{split}.txt") for split in SPLITS})
+    return _read_lists({split: join(root, name) for split, name in SCANNET_LISTS.items()})
 
 
 def read_splits(root: str) -> dict[str, str]:

@@ -49,11 +49,12 @@ class VideoDecoder:
             name: path or URL, for messages.
 
         Raises:
-            FormatError: not a Matroska, WebM, MP4, QuickTime or AVI video, one without pictures,
-                of a codec that is not built in, of a side beyond MAX_SIDE, or with a frame count
-                that cannot be true.
+            OSError: the file cannot be read.
+            FormatError: empty, not a Matroska, WebM, MP4, QuickTime or AVI video, one without
+                pictures, of a codec that is not built in, of a side beyond MAX_SIDE, or with a
+                frame count that cannot be true.
         """
-        self._file, self._name = file, name
+        self._file, self._name = _File(file), name
         self.problems: list[str] = []
         self._container = self._open()
         self._time_base = self._stream.time_base
@@ -121,7 +122,9 @@ class VideoDecoder:
     # --- opening ----------------------------------------------------------------------------------
 
     def _open(self) -> InputContainer:
-        self._file.seek(0)
+        if self._file.size == 0:
+            raise self._no_video("it is empty")
+        self._file.seek(0, io.SEEK_SET)
         try:
             container = av.open(
                 self._file,
@@ -131,10 +134,7 @@ class VideoDecoder:
                 io_open=_refuse,
             )
         except FFmpegError as error:
-            raise FormatError(
-                f"{self._name}: not a video that can be read ({error.strerror}); needed is an"
-                " undamaged mp4, mov, mkv, webm or avi file"
-            ) from error
+            raise self._no_video(str(error.strerror)) from error
         stream = container.streams.best("video")
         if not isinstance(stream, av.VideoStream):
             container.close()
@@ -153,6 +153,12 @@ class VideoDecoder:
         context.options = _OPTIONS
         context.thread_count = 1
         return container
+
+    def _no_video(self, why: str) -> FormatError:
+        return FormatError(
+            f"{self._name}: not a video that can be read ({why}); needed is an"
+            " undamaged mp4, mov, mkv, webm or avi file"
+        )
 
     def _packets(self) -> Iterator[av.Packet]:
         """All packets of the stream from where the container stands; an end by damage is noted."""
@@ -183,8 +189,7 @@ class VideoDecoder:
         announced = self._stream.frames
         lost = max(0, announced - index.hidden - len(index.times))
         if lost:
-            size = self._file.seek(0, io.SEEK_END)
-            if announced * _LEAST_BYTES > size:
+            if announced * _LEAST_BYTES > (size := self._file.size):
                 raise FormatError(
                     f"{self._name}: announces {announced} frames, which {size} bytes cannot hold;"
                     " download it again"
@@ -339,6 +344,28 @@ class VideoDecoder:
 
     def _lost(self, number: int, reason: str, why: str) -> Damage:
         return Damage(index=number, reason=reason, detail=f"{self._name}: frame {number}: {why}")
+
+
+class _File:
+    """What FFmpeg reads through: a damaged video sends it to places that no file has.
+
+    Storages refuse those with OSError or ValueError, as they do where they fail; so only the places
+    that there are get to the storage, and every OSError that comes back is the storage's own.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.size: Final = file.seek(0, io.SEEK_END)
+        self.read: Final = file.read
+        self.tell: Final = file.tell
+
+    def seek(self, offset: int, whence: int) -> int:
+        """The place reached, behind the end too; negative: there is none, as FFmpeg is told."""
+        place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.tell(), io.SEEK_END: self.size}[whence]
+        if place < 0:
+            return -1
+        self._file.seek(min(place, self.size))
+        return place
 
 
 def _refuse(url: str, flags: int, options: dict[str, str]) -> Any:

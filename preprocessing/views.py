@@ -11,7 +11,7 @@ import numpy as np
 
 from preprocessing.frames import decode
 from preprocessing.photos import PhotoSource, list_photos
-from preprocessing.scene import Damage, Frame, base_name
+from preprocessing.scene import Damage, Frame, base_name, screened
 from preprocessing.sources import detect_dataset, open_scenes
 from spa3r.config import IngestSpec
 from spa3r.errors import SceneError
@@ -68,9 +68,12 @@ def read_views(path: str, *, width: int, multiple: int, max_views: int = 8) -> S
     source = scenes[0]
     photos = list_photos(source.url) if isinstance(source, PhotoSource) else []
     with source.open(labels=False) as scene:
-        wanted = max_views or max(1, len(scene.indices))
-        stride = max(1, len(scene.indices) // (_CANDIDATES_PER_VIEW * wanted))
-        for frame in scene.frames(scene.indices[::stride]):
+        lost = screened(scene)
+        # Where nothing can be had, reading says why.
+        usable = [n for n in scene.indices if n not in lost] or scene.indices
+        wanted = max_views or max(1, len(usable))
+        stride = max(1, len(usable) // (_CANDIDATES_PER_VIEW * wanted))
+        for frame in scene.frames(usable[::stride]):
             name = base_name(photos[frame.index]) if photos else f"frame-{frame.index:06d}"
             found = frame.reason if isinstance(frame, Damage) else _view(frame, name, spec)
             if isinstance(found, str):

@@ -54,7 +54,7 @@ MANIFEST_COLUMNS: Final = (
 DROP_STRIDE: Final = "stride"  # not one of every stride-th frame
 DROP_CHOICE: Final = "not_chosen"  # left out by the frame choice (max_frames)
 DROP_TEST: Final = "test_frame"  # the dataset keeps it for novel-view evaluation
-DROP_UNREGISTERED: Final = "unregistered"  # the dataset has no pose for this picture
+DROP_UNREGISTERED: Final = "unregistered"  # no pose of this picture, or it was not exported
 DROP_POSE: Final = "invalid_pose"  # -inf, NaN, zero or not a rotation
 DROP_BLUR: Final = "blur"
 DROP_EXPOSURE: Final = "exposure"  # too much of it is black or blown out
@@ -64,7 +64,7 @@ DROP_IMAGE: Final = "unreadable_image"
 DROP_DEPTH_IMAGE: Final = "unreadable_depth"
 DROP_LABEL_IMAGE: Final = "unreadable_labels"
 DROP_MASK_IMAGE: Final = "unreadable_mask"
-DROP_SIZE: Final = "other_size"  # not of the shape of the scene's first kept frame
+DROP_SIZE: Final = "other_size"  # not the scene's size: of photos the most common, else the first's
 DROP_TRUNCATED: Final = "truncated"  # the scan's file ends before this frame does
 NOT_LOST: Final = (DROP_STRIDE, DROP_CHOICE, DROP_TEST, DROP_UNREGISTERED)
 """Reasons that say nothing against the scan: such frames do not count as lost."""

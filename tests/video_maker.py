@@ -66,12 +66,14 @@ def make_video(
     return file.getvalue()
 
 
-def turned(mp4: bytes) -> bytes:
-    """The MP4 with the note that phones held upright write: show it a quarter turn clockwise."""
-    one, none = (1 << 16).to_bytes(4, "big"), bytes(4)
-    plain = one + none * 3 + one + none * 3 + (1 << 30).to_bytes(4, "big")
-    minus = ((1 << 32) - (1 << 16)).to_bytes(4, "big")
-    quarter = none + one + none + minus + none * 4 + (1 << 30).to_bytes(4, "big")
-    track = mp4.index(b"tkhd")
-    place = mp4.index(plain, track)
-    return mp4[:place] + quarter + mp4[place + len(quarter) :]
+def turned(mp4: bytes, quarters: int = 1) -> bytes:
+    """The MP4 with the note that phones write: show it so many quarter turns clockwise."""
+    one, none, minus = 1 << 16, 0, (1 << 32) - (1 << 16)
+    a, b, c, d = [(one, none, none, one), (none, one, minus, none),
+                  (minus, none, none, minus), (none, minus, one, none)][quarters]  # fmt: skip
+    plain, new = (
+        b"".join(cell.to_bytes(4, "big") for cell in (*rows[:2], 0, *rows[2:], 0, 0, 0, 1 << 30))
+        for rows in ((one, none, none, one), (a, b, c, d))
+    )
+    place = mp4.index(plain, mp4.index(b"tkhd"))
+    return mp4[:place] + new + mp4[place + len(new) :]

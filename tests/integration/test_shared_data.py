@@ -45,7 +45,7 @@ CASES = [
         31,
         28,
         {schema.DROP_UNREGISTERED: 1, schema.DROP_TEST: 2},
-    ),  # fmt: skip
+    ),
     Case("rgbd", "open3d", 5, 5, {}),
     Case("rgb", "photos", 8, 8, {}, posed=False, depth=False),
 ]

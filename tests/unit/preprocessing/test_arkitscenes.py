@@ -1,6 +1,7 @@
 """ARKitScenes videos: pictures, depth, poses and intrinsics matched by time."""
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -10,7 +11,8 @@ import pytest
 
 from preprocessing import arkitscenes, sources
 from preprocessing.frames import decode
-from preprocessing.scene import Damage, Frame
+from preprocessing.ingest import ingest_scene
+from preprocessing.scene import Damage, Frame, screened
 from spa3r.config import IngestSpec
 from spa3r.errors import FormatError, SceneError
 
@@ -148,3 +150,21 @@ def test_at_a_url(tmp_path: Path):
     with source.open() as scene:
         (frame,) = scene.frames()
     assert isinstance(frame, Frame)
+
+
+def test_frames_are_chosen_among_those_with_pose_and_depth(tmp_path: Path):
+    """The raw release: sixty pictures a second, ten poses."""
+    seconds = [f"5.{int(i * 1000 / 60):03d}" for i in range(60)]
+    poses = "".join(f"{second} 0 0 0 0 0 0\n" for second in seconds[::5])
+    video = write_video(tmp_path / ID, seconds, poses)
+    (video / f"lowres_depth/{ID}_{seconds[10]}.png").unlink()
+    (video / f"lowres_depth/{ID}_{seconds[20]}.png").unlink()
+    (source,) = arkitscenes.find_videos(str(tmp_path))
+    with source.open() as scene:
+        damage = {e.index for e in scene.frames() if isinstance(e, Damage)}
+        assert screened(scene) == damage and len(damage) == 50
+    spec = IngestSpec(width=56, multiple=14, max_frames=10)
+    result = ingest_scene(source, spec, str(tmp_path / "out"))
+    assert (result.kept, result.dropped) == (10, {"unregistered": 48, "unreadable_depth": 2})
+    few = ingest_scene(source, replace(spec, max_frames=4), str(tmp_path / "few"))
+    assert (few.kept, few.dropped["not_chosen"]) == (4, 6)

@@ -28,6 +28,14 @@ RNG = np.random.default_rng(0)
 DETAIL = cv2.resize(RNG.integers(60, 200, (60, 80, 3), np.uint8), (320, 240))
 BAD_POSE = np.full((4, 4), -np.inf)
 Entry = Frame | Damage
+EMPTY, SATURATED, SPARSE = (
+    EncodedDepth(data=images.encode_depth_png(depth.astype(np.uint16)), codec="png_u16")
+    for depth in (
+        np.zeros((72, 96)),
+        np.full((72, 96), 65535),
+        np.pad(np.full((9, 9), 1500), [(63, 0), (87, 0)]),  # 1.2 % of it
+    )
+)
 
 
 def spec(choice: str, max_frames: int, **settings: Any) -> IngestSpec:
@@ -102,6 +110,43 @@ def test_uniform_is_spread_over_what_the_stride_leaves():
     assert sorted([*plan.numbers, *plan.left_out]) == list(scene.indices)
 
 
+# --- frames known to be lost ----------------------------------------------------------------------
+
+
+@dataclass
+class EveryThird(Entries):
+    """Thirty frames, of which 1, 4, 7, ... can be had, later ones sharper."""
+
+    screened: frozenset[int] = frozenset(n for n in range(30) if n % 3 != 1)
+
+
+def test_only_frames_that_can_be_had_are_counted():
+    scene = EveryThird(lambda n: frame(n, blurred((30 - n) / 6)), range(30))
+    plan = plan_frames(scene, spec("uniform", 4))
+    assert plan.chosen == [1, 10, 19, 28] and plan.screened == scene.screened
+    assert plan.numbers == sorted([1, 10, 19, 28, *scene.screened])
+    assert plan.left_out == dict.fromkeys((4, 7, 13, 16, 22, 25), CHOICE)
+    strided = plan_frames(scene, spec("uniform", 3, stride=2))
+    assert strided.chosen == [1, 13, 25]
+    assert strided.left_out == {7: CHOICE, 19: CHOICE} | dict.fromkeys((4, 10, 16, 22, 28), STRIDE)
+    assert scene.read == []
+    assert plan_frames(scene, spec("sharpest", 2)).chosen == [13, 28]
+    assert scene.read == list(range(1, 30, 3))
+
+
+def test_only_frames_that_can_be_had_are_timed():
+    film = Film([100 * i for i in range(10)], screened=(0, 5, 6))
+    plan = plan_frames(film, IngestSpec(frames_per_second=2))  # pyright: ignore
+    left_out = {n: STRIDE for n in range(10) if n in (2, 3, 4, 8, 9)}
+    assert plan == FramePlan([0, 1, 5, 6, 7], left_out, film.screened)
+
+
+def test_a_scene_of_which_nothing_can_be_had_is_left_to_be_judged():
+    film = Film([-1, -1], screened=(0, 1))
+    for settings in (IngestSpec(frames_per_second=2), spec("coverage", 1)):
+        assert plan_frames(film, settings).numbers == [0, 1]  # pyright: ignore
+
+
 # --- sharpest -------------------------------------------------------------------------------------
 
 
@@ -124,6 +169,9 @@ def useless_frames() -> dict[str, Frame | Damage]:
         "no image": frame(0, EncodedImage(data=b"no image", codec="file")),
         "cut short": frame(0, cut),
         "too flat": frame(0, jpeg(np.full((8, 4000, 3), 90, np.uint8))),
+        "no depth": frame(0, blurred(0), depth=EMPTY),
+        "saturated": frame(0, blurred(0), depth=SATURATED),
+        "bad depth": frame(0, blurred(0), depth=EncodedDepth(data=b"x", codec="png_u16")),
         "clipped": frame(0, jpeg(np.where(DETAIL[..., [1, 1, 1]] > 130, 255, 0).astype(np.uint8))),
     }  # fmt: skip
 
@@ -188,14 +236,6 @@ def in_the_box(index: int, world_from_camera: np.ndarray, **values: Any) -> Fram
 
 
 PICTURE = jpeg(np.full((480, 640, 3), 90, np.uint8))
-EMPTY, SATURATED, SPARSE = (
-    EncodedDepth(data=images.encode_depth_png(depth.astype(np.uint16)), codec="png_u16")
-    for depth in (
-        np.zeros((72, 96)),
-        np.full((72, 96), 65535),
-        np.pad(np.full((9, 9), 1500), [(63, 0), (87, 0)]),  # 1.2 % of it
-    )
-)
 
 
 def test_the_survey_sees_what_the_full_frames_show():
@@ -314,10 +354,11 @@ def test_a_shaky_video_gives_its_still_moments(tmp_path: Path):
 
 
 class Film:
-    """Frames shown at these milliseconds."""
+    """Frames shown at these milliseconds, some of them known to be lost."""
 
-    def __init__(self, times_ms: list[float]) -> None:
+    def __init__(self, times_ms: list[float], screened: Sequence[int] = ()) -> None:
         self.indices = range(len(times_ms))
+        self.screened = frozenset(screened)
         self._times_ms = times_ms
 
     def time_us(self, number: int) -> int:
@@ -343,3 +384,10 @@ def test_so_many_frames_a_second(times_ms: list[float], rate: float, expected: l
 def test_frames_without_times_have_no_rate():
     with pytest.raises(SceneError, match="no times, so frames_per_second"):
         plan_frames(Film([0, -1]), IngestSpec(frames_per_second=1))  # pyright: ignore
+
+
+def test_the_sharpest_of_a_real_scan_have_depth(shared: Path, tmp_path: Path):
+    root = shared / "data" / "scannet" / "export"
+    (source,) = open_scenes(str(root), "scannet")
+    result = ingest_scene(source, spec("sharpest", 8), str(tmp_path))
+    assert (result.kept, result.dropped) == (8, {CHOICE: 32})

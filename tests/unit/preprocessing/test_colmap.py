@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from preprocessing import colmap, sources
+from preprocessing.choice import plan_frames
 from preprocessing.frames import decode
-from preprocessing.scene import Damage, Frame, Scene
+from preprocessing.scene import Damage, Frame, Scene, screened
 from spa3r.config import IngestSpec
 from spa3r.errors import FormatError, SceneError
 
@@ -217,3 +218,14 @@ def test_at_a_url(tmp_path: Path):
     assert source.name == "room"
     with source.open() as scene:
         assert x_of(all_of(scene)[0]) == 1
+
+
+def test_pictures_without_model_and_the_other_way_round_are_known_before(tmp_path: Path):
+    pictures = {f"images/{i}.jpg": jpeg() for i in range(12)}
+    names = [f"{i}.jpg" for i in range(3, 15)]
+    write_scene(tmp_path, names, pictures=pictures)
+    (source,) = colmap.find_models(str(tmp_path))
+    with source.open() as scene:
+        damage = {e.index for e in all_of(scene) if isinstance(e, Damage)}
+        assert screened(scene) == damage == {0, 1, 2, 12, 13, 14}
+        assert plan_frames(scene, IngestSpec(max_frames=3)).chosen == [3, 7, 11]

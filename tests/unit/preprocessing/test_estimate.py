@@ -11,6 +11,7 @@ from spa3r import storage
 from spa3r.config import IngestSpec
 from spa3r.errors import SceneError
 from tests.sens_maker import make_dataset, make_sens
+from tests.unit.preprocessing.test_arkitscenes import write_video
 
 SPEC = IngestSpec(width=84, multiple=14, stride=2)
 
@@ -131,3 +132,15 @@ def test_sizes_for_a_person(count: float, text: str) -> None:
 )  # fmt: skip
 def test_times_for_a_person(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_frames_known_to_be_lost_are_neither_counted_nor_timed(tmp_path: Path) -> None:
+    seconds = [f"5.{int(i * 1000 / 60):03d}" for i in range(60)]
+    poses = "".join(f"{second} 0 0 0 0 0 0\n" for second in seconds[::5])
+    write_video(tmp_path / "raw" / "7", seconds, poses, name="7")
+    spec = IngestSpec(width=84, multiple=14, max_frames=10)
+    found = estimated(tmp_path / "raw", tmp_path / "out", spec)
+    assert (found.announced, found.chosen, found.sampled.timed) == (60, 10, 8)
+    ingest_dataset(str(tmp_path / "raw"), "", spec, str(tmp_path / "out"))
+    written = sum(p.stat().st_size for p in (tmp_path / "out").glob("*.tar"))
+    assert found.bytes_out and found.bytes_out == pytest.approx(written, rel=0.7)

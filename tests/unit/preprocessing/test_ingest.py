@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from preprocessing.dataset import ingest_dataset
-from preprocessing.ingest import ingest_scene
-from preprocessing.scene import Frame
+from preprocessing.ingest import FrameCounts, ingest_scene, unusable
+from preprocessing.scene import Damage, Frame
 from preprocessing.sources import open_scenes
 from spa3r import images, schema, storage
 from spa3r.config import IngestSpec
@@ -177,6 +177,7 @@ class HandMade:
     sizes: list[tuple[int, int]]
     """Of the frames' pictures, (width, height)."""
     masked: tuple[int, ...] = ()
+    screened: frozenset[int] = frozenset()
     annotations: dict[str, Any] | FormatError | None = None
     dataset: str = "handmade"
     name: str = "room"
@@ -197,8 +198,11 @@ class HandMade:
     def open(self, labels: bool = True) -> Iterator[Any]:
         yield self
 
-    def frames(self, numbers: Sequence[int] | None = None) -> Iterator[Frame]:
+    def frames(self, numbers: Sequence[int] | None = None) -> Iterator[Frame | Damage]:
         for index in self.indices if numbers is None else numbers:
+            if index in self.screened:
+                yield Damage(index=index, reason=schema.DROP_MISSING, detail="no such file")
+                continue
             width, height = self.sizes[index]
             mask_HW = np.full((height, width), 255, np.uint8)
             mask_HW[: height // 2] = 0
@@ -238,6 +242,44 @@ def test_frames_of_another_shape_than_the_first_are_dropped(scan: str, tmp_path:
     rows = rows_of_scene(tmp_path / "out")
     assert [r["reason"] for r in rows] == ["", "", schema.DROP_SIZE, ""]
     assert {(r["width"], r["height"]) for r in rows if r["kept"]} == {(84, 56)}
+
+
+def test_frames_known_to_be_lost_are_told_and_do_not_weigh_more_for_few_chosen(
+    scan: str, tmp_path: Path
+):
+    """19 of 40 are not there: that is fewer than half, however few of the others are chosen."""
+    source = HandMade(scan, [(160, 120)] * 40, screened=frozenset(range(0, 38, 2)))
+    for extra in ({"max_frames": 3}, {"stride": 7}, {}):
+        spec = IngestSpec(width=84, multiple=14, max_drop_share=0.5, **extra)  # pyright: ignore
+        result = ingest_scene(source, spec, str(tmp_path / "out"))  # pyright: ignore
+        assert result.dropped[schema.DROP_MISSING] == result.screened == 19
+        assert result.kept == (3 if extra else 21)
+        assert ingest_scene(source, spec, str(tmp_path / "out")).reused  # pyright: ignore
+    spec = IngestSpec(width=84, multiple=14, max_frames=3, max_drop_share=0.4)
+    with pytest.raises(SceneError, match="19 missing_image"):
+        ingest_scene(source, spec, str(tmp_path / "out"))  # pyright: ignore
+
+
+@pytest.mark.parametrize(
+    ("kept", "dropped", "screened", "share", "refused"),
+    [
+        (7, {"blur": 3}, 0, 0.3, False),
+        (6, {"blur": 4}, 0, 0.3, True),
+        (6, {"blur": 4, "not_chosen": 990}, 0, 0.3, True),  # nobody looked at the others
+        (10, {"missing_image": 200, "not_chosen": 790}, 200, 0.2, False),
+        (10, {"missing_image": 200, "not_chosen": 790}, 200, 0.19, True),
+        (5, {"missing_image": 500, "blur": 5, "stride": 490}, 500, 0.75, False),
+        (5, {"missing_image": 500, "blur": 5, "stride": 490}, 500, 0.74, True),
+        (5, {"missing_image": 5, "test_frame": 90}, 5, 0.5, False),
+    ],
+)
+def test_the_share_of_lost_frames_is_that_of_the_whole_scan(
+    kept: int, dropped: dict[str, int], screened: int, share: float, refused: bool
+):
+    announced = kept + sum(dropped.values())
+    counts = FrameCounts(announced=announced, kept=kept, dropped=dropped, screened=screened)
+    why = unusable(counts, IngestSpec(width=84, multiple=14, max_drop_share=share))
+    assert (why is not None) is refused
 
 
 def test_masks_lie_beside_the_pictures(scan: str, tmp_path: Path):

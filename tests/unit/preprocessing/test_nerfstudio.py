@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from preprocessing import nerfstudio, sources
+from preprocessing.choice import plan_frames
 from preprocessing.frames import decode
-from preprocessing.scene import Damage, Frame, Scene
+from preprocessing.scene import Damage, Frame, Scene, screened
 from spa3r.config import IngestSpec
 from spa3r.errors import FormatError, SceneError
 from spa3r.images import decode_mask
@@ -248,6 +249,16 @@ def test_a_file_that_lies_is_one_line(tmp_path: Path, text: str, wrong: str):
     assert "transforms.json" in str(error.value) and "\n" not in str(error.value)
 
 
+def test_a_name_too_long_for_a_file_loses_its_frame_alone(tmp_path: Path):
+    long = "ü" * 200 + ".jpg"  # 404 bytes
+    write(tmp_path, [frame("a.jpg"), frame(long), frame("b" * 300)], files={"a.jpg": picture()})
+    found, problems = read(tmp_path)
+    assert [f.reason if isinstance(f, Damage) else None for f in found] == [
+        None, "missing_image", "missing_image",
+    ]  # fmt: skip
+    assert problems == []
+
+
 def test_no_frames_is_one_line(tmp_path: Path):
     write(tmp_path, [])
     with pytest.raises(SceneError, match=r"transforms\.json: no frames"):
@@ -276,3 +287,31 @@ def test_at_a_url():
         absent, found = all_of(scene)
     assert isinstance(found, Frame)
     assert isinstance(absent, Damage) and absent.reason == "missing_image"
+
+
+def test_what_cannot_be_had_is_known_before_it_is_read(tmp_path: Path):
+    frames = [frame(f"images/{i}.jpg") for i in range(9)]
+    frames[2].pop("transform_matrix")
+    frames += [frame("../secret.jpg"), frame("x" * 300 + "/1.jpg"), frame("no/1.jpg"), frame("")]
+    frames += [frame("r_0"), frame("r_1")]
+    files = {f"images/{i}.jpg": picture() for i in range(9) if i != 5} | {"r_0.png": picture()}
+    write(tmp_path / "a", frames, files=files, val_filenames=["./images/3.jpg"])
+    (tmp_path / "secret.jpg").write_bytes(picture())
+    (source,) = nerfstudio.find_captures(str(tmp_path / "a"))
+    with source.open() as scene:
+        damage = {e.index: e.reason for e in all_of(scene) if isinstance(e, Damage)}
+        chosen = plan_frames(scene, IngestSpec(max_frames=3)).chosen
+        # A folder whose name is too long cannot be listed, so reading must tell.
+        (unlisted,) = damage.keys() - screened(scene)
+        assert screened(scene) < damage.keys() and damage[unlisted] == "missing_image"
+    assert sorted(damage.values()) == [*["missing_image"] * 6, "test_frame", "unregistered"]
+    assert len(chosen) == 3 and not screened(scene).intersection(chosen)
+
+
+def test_linked_folders_of_pictures_are_there(tmp_path: Path):
+    write(tmp_path / "real", [frame("1.jpg")])
+    write(tmp_path / "a", [frame("images/1.jpg")], files={"note.txt": b""})
+    (tmp_path / "a/images").symlink_to(tmp_path / "real")
+    (source,) = nerfstudio.find_captures(str(tmp_path / "a"))
+    with source.open() as scene:
+        assert screened(scene) == set() and isinstance(all_of(scene)[0], Frame)

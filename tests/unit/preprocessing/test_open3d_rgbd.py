@@ -7,8 +7,10 @@ import cv2
 import numpy as np
 import pytest
 
+from preprocessing.choice import plan_frames
 from preprocessing.open3d_rgbd import find_scenes, read_trajectory
-from preprocessing.scene import Damage, Frame
+from preprocessing.scene import Damage, Frame, screened
+from spa3r.config import IngestSpec
 from spa3r.errors import FormatError, SceneError
 from spa3r.geometry import compose, depth_residuals, invert_rigid
 from spa3r.images import decode_depth
@@ -84,3 +86,13 @@ def test_real_frames_explain_each_other(shared: Path):
     depths = [decode_depth(f.depth) / 1000 for f in (a, b) if f.depth]
     residuals = depth_residuals(depths[0], depths[1], a.K_33, b.K_33, b_from_a)
     assert np.median(np.abs(residuals)) < 0.008 and (np.abs(residuals) < 0.05).mean() > 0.95
+
+
+def test_frames_without_pose_or_depth_are_known_before_they_are_read(tmp_path: Path):
+    make(tmp_path, frames=9, poses=7)
+    (tmp_path / "depth/00001.png").unlink()
+    (source,) = find_scenes(str(tmp_path))
+    with source.open() as scene:
+        assert screened(scene) == {1, 7, 8}
+        plan = plan_frames(scene, IngestSpec(max_frames=3))
+    assert plan.chosen == [0, 3, 6] and plan.numbers == [0, 1, 3, 6, 7, 8]

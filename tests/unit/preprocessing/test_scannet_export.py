@@ -151,14 +151,55 @@ def test_colour_of_the_depths_size_takes_the_depths_intrinsics(tmp_path: Path):
     assert len(problems) == 1 and "that of the depth images" in problems[0]
 
 
+@pytest.mark.parametrize("size", [(640, 480), (320, 240), (648, 484), (800, 600)])
+@pytest.mark.parametrize("depth_K", [None, DEPTH_K], ids=["colour's K", "both"])
+def test_colour_made_smaller_is_known_by_the_principal_point_of_the_release(
+    tmp_path: Path, size: tuple[int, int], depth_K: list | None
+):
+    K_33, problems = K_and_problems(
+        export(tmp_path / "scan", size, color_K=COLOR_K, depth_K=depth_K)
+    )
+    expected = np.diag([size[0] / 1296, size[1] / 968, 1]) @ COLOR_K
+    np.testing.assert_allclose(K_33, expected, atol=1e-4)
+    (problem,) = problems
+    assert f"K of 1296 x 968 images beside images of {size[0]} x {size[1]}" in problem
+
+
+@pytest.mark.parametrize("size", [(320, 240), (648, 484)])
+def test_colour_of_another_size_takes_the_depths_intrinsics_rescaled(
+    tmp_path: Path, size: tuple[int, int]
+):
+    K_33, problems = K_and_problems(
+        export(tmp_path / "scan", size, depth_size=(640, 480), color_K=COLOR_K, depth_K=DEPTH_K)
+    )
+    np.testing.assert_allclose(K_33, np.diag([size[0] / 640, size[1] / 480, 1]) @ DEPTH_K)
+    (problem,) = problems
+    assert "that of the depth images of 640 x 480 is used" in problem
+    folder = export(tmp_path / "other", size, depth_size=(64, 48), color_K=COLOR_K, depth_K=DEPTH_K)
+    K_33, problems = K_and_problems(folder)
+    np.testing.assert_allclose(K_33[0], np.array(COLOR_K)[0] * size[0] / 1296, atol=1e-4)
+    assert len(problems) == 1 and "K of 1296 x 968 images" in problems[0]
+
+
 @pytest.mark.parametrize("size", [(640, 480), (800, 600)], ids=["outside", "inside"])
 def test_what_cannot_be_decided_is_refused(tmp_path: Path, size: tuple[int, int]):
-    folder = export(tmp_path / "scan", size, color_K=COLOR_K, depth_K=DEPTH_K)
-    with pytest.raises(FormatError, match=r"intrinsic_color\.txt: principal point 647\.75"):
+    folder = export(tmp_path / "scan", size, color_K=COLOR_K)
+    text = text_44(COLOR_K).replace("647.75", "980.00").replace("483.75", "735.00")
+    (folder / "intrinsic/intrinsic_color.txt").write_text(text)
+    with pytest.raises(FormatError, match=r"intrinsic_color\.txt: principal point 980, 735"):
         ExportedScene(str(folder))
+    (folder / "intrinsic/intrinsic_color.txt").write_text(text_44(COLOR_K))
     other = META.replace("1296", "2592").replace("968", "1936")
     (folder / "scan.txt").write_text(other)
     with pytest.raises(FormatError, match=r"intrinsic_color\.txt: principal point 647\.75"):
+        ExportedScene(str(folder))
+
+
+def test_colour_cut_to_another_shape_is_refused(tmp_path: Path):
+    folder = export(
+        tmp_path / "scan", (480, 480), depth_size=(640, 480), color_K=COLOR_K, depth_K=DEPTH_K
+    )
+    with pytest.raises(FormatError, match=r"principal point 647\.75, 483\.75 lies outside"):
         ExportedScene(str(folder))
 
 

@@ -7,12 +7,14 @@ import fsspec
 import numpy as np
 import pytest
 
+from preprocessing.ingest import ingest_scene
 from preprocessing.scannet import find_scans
 from preprocessing.scannet_images import ImagesScene, read_info
 from preprocessing.scene import Damage, Frame
+from spa3r.config import IngestSpec
 from spa3r.errors import FormatError, SceneError
 from spa3r.images import decode_color, decode_depth
-from spa3r.schema import DROP_DEPTH_IMAGE, DROP_MISSING, DROP_POSE
+from spa3r.schema import DROP_DEPTH_IMAGE, DROP_MISSING, DROP_POSE, DROP_UNREGISTERED
 from tests.sens_maker import pose
 
 SIZE, DEPTH_SIZE = (32, 24), (16, 12)
@@ -125,7 +127,27 @@ def test_announced_frames_without_files_are_damage(tmp_path: Path):
     entries = list(ImagesScene(str(folder)).frames())
     assert [entry.index for entry in entries] == [0, 1, 2, 3, 4, 5]
     reasons = [getattr(entry, "reason", "") for entry in entries]
-    assert reasons == [DROP_MISSING, DROP_DEPTH_IMAGE, DROP_POSE, DROP_POSE, "", DROP_MISSING]
+    lost = [DROP_MISSING, DROP_DEPTH_IMAGE, DROP_POSE, DROP_POSE]
+    assert reasons == [*lost, "", DROP_UNREGISTERED]
+
+
+def test_frames_that_were_not_exported_are_not_lost(tmp_path: Path):
+    folder = write_scan(tmp_path / "a", frames=6)
+    write_info(folder, m_frames__size="120")
+    for path in sorted(folder.glob("frame-*"), reverse=True):
+        number = int(path.name[6:12])
+        path.rename(folder / path.name.replace(f"{number:06d}", f"{20 * number:06d}"))
+    (folder / "frame-000060.color.jpg").unlink()
+    scene = ImagesScene(str(folder))
+    assert scene.screened == set(range(120)) - set(range(0, 120, 20))
+    left_out = {entry.detail for entry in scene.frames([1]) if isinstance(entry, Damage)}
+    assert left_out == {f"{folder}: frame 1 was not exported"}
+    (source,) = find_scans(str(tmp_path))
+    spec = IngestSpec(width=28, multiple=14, max_frames=4, max_drop_share=0.3)
+    result = ingest_scene(source, spec, str(tmp_path / "out"))
+    # Of the six that are there, frame 60 has no picture: the choice may fall on it.
+    assert (result.announced, result.kept) == (120, 3)
+    assert result.dropped == {DROP_MISSING: 1, "not_chosen": 2, DROP_UNREGISTERED: 114}
 
 
 def test_images_beyond_those_announced_are_reported(tmp_path: Path):

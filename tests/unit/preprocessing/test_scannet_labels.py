@@ -1,7 +1,9 @@
 """Label images beside ScanNet scans, in archives and folders, and the table of their ids."""
 
 import shutil
+import tracemalloc
 import zipfile
+import zlib
 from pathlib import Path
 
 import cv2
@@ -136,6 +138,51 @@ def test_a_label_image_that_claims_too_much_is_not_read(
     large, small = read_all(only_scan(tmp_path))
     assert isinstance(large, Damage) and "claims 101 bytes" in large.detail
     assert isinstance(small, Frame)
+
+
+@pytest.mark.parametrize(("summed", "wrong"), [(1000, "Bad CRC"), (1001, "more are there")])
+def test_a_label_image_larger_than_it_claims_is_not_unpacked(
+    tmp_path: Path, summed: int, wrong: str
+):
+    path = label_archive(tmp_path)
+    (tmp_path / "a.sens").write_bytes(small_sens(frames=1))
+    size = 40 << 20
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("label-filt/0.png", bytes(size))
+    data = path.read_bytes()
+    for real, claim in ((size, 1000), (zlib.crc32(bytes(size)), zlib.crc32(bytes(summed)))):
+        assert data.count(real.to_bytes(4, "little")) == 2
+        data = data.replace(real.to_bytes(4, "little"), claim.to_bytes(4, "little"))
+    path.write_bytes(data)
+    tracemalloc.start()
+    try:
+        (frame,) = read_all(only_scan(tmp_path))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert isinstance(frame, Damage) and wrong in frame.detail
+    assert peak < 4 << 20
+
+
+def test_a_label_image_smaller_than_it_claims_loses_its_frame(tmp_path: Path):
+    path = label_archive(tmp_path, bytes(777))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("label-filt/0.png", bytes(777))
+    claim, real = (7777).to_bytes(4, "little"), (777).to_bytes(4, "little")
+    path.write_bytes(path.read_bytes().replace(real, claim))
+    (frame,) = read_all(only_scan(tmp_path))
+    assert isinstance(frame, Damage) and frame.reason == DROP_LABEL_IMAGE
+    assert "label-filt/0.png claims 7777 bytes, 777 are there" in frame.detail
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_only_stored_and_deflated_label_images_are_unpacked(tmp_path: Path, method: int):
+    path = label_archive(tmp_path, b"")
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("label-filt/0.png", label_png(2))
+    (frame,) = read_all(only_scan(tmp_path))
+    assert isinstance(frame, Damage) and frame.reason == DROP_LABEL_IMAGE
+    assert f"label-filt/0.png has compression method {method}" in frame.detail
 
 
 def test_who_wants_no_labels_is_not_bothered_by_them(tmp_path: Path):

@@ -99,6 +99,13 @@ def test_lies_are_refused(tmp_path: Path, before: bytes, after: bytes):
         read(tmp_path, plain().replace(before, after))
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_signalling_nan_is_refused_without_a_warning(tmp_path: Path):
+    data = plain().replace(struct.pack("<f", 8.5), struct.pack("<I", 0x7F80_0001))
+    with pytest.raises(FormatError, match="vertices beyond 1000 m, or none at all"):
+        read(tmp_path, data)
+
+
 def test_a_header_without_end_or_beginning(tmp_path: Path):
     for data in (b"ply\n" + b"comment x\n" * 10_000, b"\nend_header\n", b"", bytes(100)):
         with pytest.raises(FormatError, match="not a PLY file"):

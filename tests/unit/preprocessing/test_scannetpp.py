@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from preprocessing.ingest import ingest_scene
 from preprocessing.scannetpp import DslrScene, find_dslr, read_scannetpp_splits
-from preprocessing.scene import Damage, Frame
+from preprocessing.scene import Damage, Frame, screened
 from spa3r import lens
+from spa3r.config import IngestSpec
 from spa3r.errors import FormatError, SceneError
 from spa3r.geometry import is_rigid
 from spa3r.images import decode_color, decode_mask
@@ -563,3 +565,12 @@ def test_damaged_annotations_are_refused(scene: str, groups: Any, said: str):
     write_groups(scene, groups)
     with pytest.raises(FormatError, match=said):
         DslrScene(scene).objects()
+
+
+def test_frames_are_chosen_among_those_that_may_be_used(shared: Path, tmp_path: Path):
+    (source,) = find_dslr(str(shared / "data" / "scannetpp" / "fake_root"))
+    with source.open() as scene:
+        assert screened(scene) == {e.index for e in scene.frames() if isinstance(e, Damage)}
+    spec = IngestSpec(width=56, multiple=14, max_frames=5)
+    result = ingest_scene(source, spec, str(tmp_path))
+    assert (result.kept, result.dropped) == (5, {"not_chosen": 7, "test_frame": 3})

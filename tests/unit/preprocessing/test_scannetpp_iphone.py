@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from preprocessing.depth_bin import SIZE
-from preprocessing.scannetpp_iphone import find_iphone
-from preprocessing.scannetpp_iphone_files import read_entries, read_registered
+from preprocessing.scannetpp_iphone import IphoneScene, find_iphone
+from preprocessing.scannetpp_iphone_files import read_entries, read_registration
 from preprocessing.scene import Damage, Frame
 from spa3r.errors import FormatError, SceneError
 from spa3r.images import decode_color, decode_depth, decode_mask
@@ -24,6 +24,7 @@ from spa3r.schema import (
     DROP_MASK_IMAGE,
     DROP_MISSING,
     DROP_POSE,
+    DROP_TEST,
     DROP_TRUNCATED,
     DROP_UNREGISTERED,
 )
@@ -137,6 +138,7 @@ def test_roots_names_and_splits(tmp_path: Path, media: dict[str, bytes]):
     assert {s.dataset for s in sources} == {"scannetpp_iphone"}
     for root in (folder, folder.parent, f"{folder}/"):
         assert find_iphone(str(root)) == sources[:1]
+    assert find_iphone(str(tmp_path / "data")) == sources
     assert pickle.loads(pickle.dumps(sources)) == sources
     assert find_iphone(str(tmp_path / "data/d4")) == find_iphone(str(tmp_path / "absent")) == []
 
@@ -145,8 +147,11 @@ def test_at_a_url(media: dict[str, bytes]):
     fs = fsspec.filesystem("memory")
     for name, data in {**media, "pose_intrinsic_imu.json": json.dumps(entries()).encode()}.items():
         fs.pipe_file(f"/pp/data/a1/iphone/{name}", data)
-    found, _ = read("memory://pp", [7])
-    check(found[7])
+    fs.pipe_file("/pp/splits/nvs_sem_val.txt", b"a1")
+    for root in ("memory://pp", "memory://pp/data"):
+        found, _ = read(root, [7])
+        check(found[7])
+        assert find_iphone(root)[0].split == "val"
 
 
 def test_what_the_toolkit_has_unpacked(tmp_path: Path):
@@ -205,6 +210,10 @@ def test_entries_that_cannot_be_used(tmp_path: Path, media: dict[str, bytes]):
         **dict.fromkeys((2, 3, 6, 8, 9), DROP_POSE),
         77: DROP_MISSING,
     }
+    (source,) = find_iphone(str(tmp_path))
+    with source.open() as scene:
+        assert isinstance(scene, IphoneScene)
+        assert scene.screened == reasons(found).keys() - {6}  # that one shows when it is read
     assert np.isnan(found[4].world_from_camera_44).any()
     assert found[5].timestamp_us == -1
 
@@ -243,6 +252,61 @@ def test_huge_frame_numbers_cost_nothing(tmp_path: Path, media: dict[str, bytes]
     write(tmp_path, media, {**entries(), "frame_9999999": entry(1)})
     found, _ = read(tmp_path)
     assert len(found) == FRAMES + 2 and found[9999999].reason == DROP_MISSING
+
+
+# --- K of other pictures --------------------------------------------------------------------------
+
+
+def resized(size: tuple[int, int]) -> dict[str, bytes]:
+    ok, jpeg = cv2.imencode(".jpg", np.zeros((size[1], size[0], 3), np.uint8))
+    assert ok
+    return {f"rgb/frame_{number:06d}.jpg": jpeg.tobytes() for number in range(3)}
+
+
+def entries_of(center_x: float, center_y: float) -> dict[str, Any]:
+    K = [[480, 0, center_x], [0, 480, center_y], [0, 0, 1]]
+    return {f"frame_{number:06d}": entry(number, intrinsic=K) for number in range(3)}
+
+
+@pytest.mark.parametrize(
+    ("center", "stated", "of", "expected"),
+    [
+        ((240, 180), None, "480 x 360", (320, 160, 120)),
+        ((238, 181), {"w": 480, "h": 360}, "480 x 360", (320, 238 / 1.5, 181 / 1.5)),
+        ((954.2, 724.2), {"w": "?"}, "1920 x 1440", (80, 954.2 / 6, 724.2 / 6)),
+    ],
+)
+def test_intrinsics_of_pictures_of_another_size_are_rescaled(
+    tmp_path: Path,
+    center: tuple[float, float],
+    stated: Any,
+    of: str,
+    expected: tuple[float, float, float],
+):
+    folder = write(tmp_path, resized((320, 240)), entries_of(*center))
+    if stated:
+        (folder / "nerfstudio").mkdir()
+        listed = [{"file_path": f"frame_{n:06d}.jpg"} for n in range(3)]
+        (folder / "nerfstudio/transforms.json").write_text(json.dumps({"frames": listed} | stated))
+    found, problems = read(tmp_path)
+    for frame in found.values():
+        K = frame.K_33
+        np.testing.assert_allclose([K[0, 0], K[1, 1], K[0, 2], K[1, 2]], [expected[0], *expected])
+    (problem,) = problems
+    assert f"K of about {of} pictures beside pictures of 320 x 240; rescaled" in problem
+    assert str(folder) in problem and "\n" not in problem
+
+
+@pytest.mark.parametrize("center", [(180, 240), (240, 120), (-240, -180), (100, 200)])
+def test_intrinsics_of_pictures_of_another_aspect_is_refused(
+    tmp_path: Path, center: tuple[float, float]
+):
+    folder = write(tmp_path, resized((320, 240)), entries_of(*center))
+    (source,) = find_iphone(str(tmp_path))
+    with pytest.raises(FormatError, match="not about in the middle of the 320 x 240") as caught:
+        source.open().__enter__()
+    assert str(caught.value).startswith(f"{folder}/pose_intrinsic_imu.json: principal point ")
+    assert "\n" not in str(caught.value)
 
 
 # --- media ----------------------------------------------------------------------------------------
@@ -307,11 +371,28 @@ def test_frames_that_colmap_left_out_are_kept_and_counted(tmp_path: Path, media:
     (folder / "nerfstudio").mkdir()
     frames = [{"file_path": f"../../x/frame_{n:06d}.jpg"} for n in range(FRAMES)]
     (folder / "nerfstudio/transforms.json").write_text(json.dumps({"frames": frames}))
-    assert read_registered(str(folder)) == set(range(FRAMES))
+    assert read_registration(str(folder)).registered == set(range(FRAMES))
     assert read(tmp_path, [0])[1] == []
     (folder / "nerfstudio/transforms.json").write_text("{")
     (problem,) = read(tmp_path, [0])[1]
     assert "transforms.json: not valid JSON" in problem
+
+
+def test_frames_kept_for_evaluation_are_left_out(tmp_path: Path, media: dict[str, bytes]):
+    folder = write(tmp_path, media)
+    (folder / "nerfstudio").mkdir()
+    frames, test = (
+        [{"file_path": f"frame_{n:06d}.jpg"} for n in numbers]
+        for numbers in (range(FRAMES), (3, 7, 12, 9000))
+    )
+    text = json.dumps({"frames": frames, "test_frames": test})
+    (folder / "nerfstudio/transforms.json").write_text(text)
+    found, problems = read(tmp_path)
+    assert reasons(found) == {3: DROP_TEST, 7: DROP_TEST, 12: DROP_TEST} and problems == []
+    check(found[8])
+    (source,) = find_iphone(str(tmp_path))
+    with source.open() as scene:
+        assert isinstance(scene, IphoneScene) and scene.screened == {3, 7, 12}
 
 
 def test_the_reference_recording(shared: Path):
@@ -326,7 +407,11 @@ def test_the_reference_recording(shared: Path):
     assert len(frames) == expected["video_frames"]
     assert isinstance(frames[30], Damage) and frames[30].reason == DROP_UNREGISTERED
     stated = json.loads((root / "data/a1b2c3d4e5/iphone/pose_intrinsic_imu.json").read_text())
+    test = {26, 28}
+    assert {f.index for f in frames if isinstance(f, Damage) and f.reason == DROP_TEST} == test
     for number, digest in enumerate(expected["depth_sha256_uint16_mm"]):
+        if number in test:
+            continue
         frame = frames[number]
         assert isinstance(frame, Frame) and frame.depth is not None and frame.mask is not None
         assert hashlib.sha256(frame.depth.data).hexdigest() == digest

@@ -58,6 +58,15 @@ def test_a_frame_is_colour_depth_and_pose_of_one_camera(tmp_path: Path):
     assert (good.depth_mm_HW[:, :32] == 0).all() and (good.depth_mm_HW[:, 32:] == 1000).all()
 
 
+def test_a_sequence_need_not_begin_with_frame_0(tmp_path: Path):
+    for number in (2, 4):
+        write_frame(tmp_path / "chess/seq-01", number)
+    for root in (tmp_path, tmp_path / "chess/seq-01"):
+        (source,) = seven_scenes.find_sequences(str(root))
+        assert source.name == "chess_seq-01"
+    assert list(entries(tmp_path)) == [2, 4]
+
+
 def test_rooms_and_splits(tmp_path: Path):
     for sequence in ("chess/seq-01", "chess/seq-02", "chess/seq-10", "fire/seq-01"):
         write_frame(tmp_path / sequence, 0)

@@ -1,5 +1,6 @@
 """Frame n of a video is frame n, in every container, order of storage and state of damage."""
 
+import errno
 import io
 import random
 from pathlib import Path
@@ -101,13 +102,15 @@ def test_gray_keeps_black_and_white(codec: str, pixels: str):
     assert middles[0] == 0 and abs(middles[1] - 128) <= 1 and middles[3] == 255
 
 
-def test_a_phone_held_upright():
-    video = turned(make_video(3, container="mp4", codec="libx264", options={}))
+@pytest.mark.parametrize("quarters", [0, 1, 2, 3])
+def test_a_phone_held_any_way(quarters: int):
+    video = turned(make_video(3, container="mp4", codec="libx264", options={}), quarters)
+    expected = np.rot90(numbered(1), -quarters)  # quarter turns clockwise
     with VideoDecoder(io.BytesIO(video), "clip") as decoder:
-        ((_, rgb_HW3),) = decoder.frames([1])
-    assert isinstance(rgb_HW3, np.ndarray) and rgb_HW3.shape == (96, 64, 3)
-    expected = np.rot90(numbered(1), -1)  # a quarter turn clockwise
-    assert np.abs(rgb_HW3.astype(int) - expected).mean() < 10
+        for pictures, wanted in ((decoder.frames, expected), (decoder.gray, expected[..., 0])):
+            ((_, picture),) = pictures([1])
+            assert isinstance(picture, np.ndarray) and picture.shape == wanted.shape
+            assert np.abs(picture.astype(int) - wanted).mean() < 10
 
 
 def test_colours_are_right_way_round():
@@ -229,6 +232,61 @@ def test_a_hole_in_even_times_is_noted():
 def test_what_is_no_video_is_refused(data: bytes):
     with pytest.raises(FormatError, match=r"^clip: not a video that can be read"):
         VideoDecoder(io.BytesIO(data), "clip")
+
+
+def test_an_empty_file_is_refused(tmp_path: Path):
+    path = tmp_path / "clip.mkv"
+    path.write_bytes(b"")
+    with path.open("rb") as file, pytest.raises(FormatError) as caught:
+        VideoDecoder(file, str(path))
+    assert str(caught.value).startswith(f"{path}: not a video that can be read (it is empty); ")
+
+
+def test_a_place_that_no_file_has_is_the_videos_fault(tmp_path: Path):
+    video = bytearray(make_video(30))
+    head = video.index(bytes.fromhex("114d9b74"))  # where the tables stand
+    entry = video.index(bytes.fromhex("53ab841c53bb6b53ac82"), head)  # the key frames' table
+    video[head + 4] += 6  # its length, all of one byte; the place becomes 6 bytes longer
+    video[head + 5] = 0xEC  # instead of a checksum
+    video[entry - 1] += 6
+    video[entry + 20] -= 6  # the blank behind it, whose length has 8 bytes
+    del video[entry + 21 : entry + 27]
+    video[entry + 9 : entry + 12] = b"\x88" + (1 << 60).to_bytes(8, "big")
+    path = tmp_path / "clip.mkv"
+    path.write_bytes(video)
+    with path.open("rb") as file, VideoDecoder(file, "clip") as decoder:
+        assert numbers_in(decoder, [3, 25]) == {3: 3, 25: 25}
+
+
+@pytest.mark.parametrize("name", ["mkv", "mp4", "avi"])
+@pytest.mark.parametrize("percent", [0, 5, 30, 60, 95])
+def test_a_storage_that_fails_is_not_the_videos_fault(
+    videos: dict[str, bytes], name: str, percent: int
+):
+    class Broken(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if self.tell() + (size or 0) > len(videos[name]) * percent // 100:
+                raise OSError(errno.EINVAL, "connection lost")
+            return super().read(size)
+
+    with pytest.raises(OSError, match="connection lost"):
+        VideoDecoder(Broken(videos[name]), "clip")
+
+
+def test_a_storage_that_fails_later(videos: dict[str, bytes]):
+    class Broken(io.BytesIO):
+        lost = False
+
+        def read(self, size: int | None = -1) -> bytes:
+            if self.lost:
+                raise OSError(errno.EIO, "connection lost")
+            return super().read(size)
+
+    for video in videos.values():
+        with VideoDecoder(file := Broken(video), "clip") as decoder:
+            file.lost = True
+            with pytest.raises(OSError, match="connection lost"):
+                list(decoder.frames([5, 40]))
 
 
 def test_huge_pictures_are_refused(monkeypatch: pytest.MonkeyPatch):

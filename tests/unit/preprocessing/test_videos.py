@@ -70,9 +70,12 @@ def test_a_video_at_a_url(clip: bytes):
 def test_missing_empty_and_false_videos(tmp_path: Path, clip: bytes):
     put(tmp_path / "false.mp4", b"no video at all")
     put(tmp_path / "gone.mp4", clip)
-    false, gone = find_videos(str(tmp_path))
+    put(tmp_path / "empty.mkv", b"")
+    empty, false, gone = find_videos(str(tmp_path))
     (tmp_path / "gone.mp4").unlink()
     with pytest.raises(FormatError, match=r"false\.mp4: not a video"), false.open():
+        pass
+    with pytest.raises(FormatError, match=r"empty\.mkv: not a video.*it is empty"), empty.open():
         pass
     with pytest.raises(SceneError, match=r"gone\.mp4: no such file"), gone.open():
         pass

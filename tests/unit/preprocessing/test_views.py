@@ -11,6 +11,7 @@ from PIL import Image
 from preprocessing.views import read_views
 from spa3r.errors import SceneError
 from tests.sens_maker import make_sens
+from tests.unit.preprocessing.test_arkitscenes import write_video
 
 
 def test_a_real_scan_gives_images_depth_and_cameras(shared: Path):
@@ -133,3 +134,20 @@ def test_the_good_frames_are_spread_as_everywhere(tmp_path: Path):
     scan = make_sens(tmp_path / "a.sens", frames=8, bad_poses=[0, 7])
     found = read_views(str(scan), width=84, multiple=14, max_views=4)
     assert [int(name[-6:]) for name in found.names] == [1, 3, 4, 6]
+
+
+def test_views_are_picked_among_frames_that_can_be_had(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    """Every fifth of sixty pictures has a pose, as in a raw ARKitScenes video."""
+    seconds = [f"5.{int(i * 1000 / 60):03d}" for i in range(60)]
+    poses = "".join(f"{second} 0 0 0 0 0 0\n" for second in seconds[2::5])
+    write_video(tmp_path / "7", seconds, poses, name="7")
+    with caplog.at_level(logging.WARNING):
+        found = read_views(str(tmp_path), width=56, multiple=14, max_views=6)
+    assert [int(name[-6:]) for name in found.names] == [2, 12, 22, 37, 47, 57]
+    assert caplog.records == []
+    assert len(read_views(str(tmp_path), width=56, multiple=14, max_views=0).names) == 12
+    (tmp_path / "7" / "lowres_wide.traj").write_text("90 0 0 0 0 0 0\n")
+    with pytest.raises(SceneError, match=r"no usable frame \(unregistered\)"):
+        read_views(str(tmp_path), width=56, multiple=14)
