@@ -15,11 +15,11 @@ from preprocessing.manifests import Manifest
 from preprocessing.runners import Attempt, Runner, run_here
 from preprocessing.scene import SceneSource
 from preprocessing.signature import sign
-from preprocessing.sources import DATASETS, detect_dataset, open_scenes
+from preprocessing.sources import DATASETS, find_scenes
 from preprocessing.standing import READ, classify, refusal_hash
 from spa3r import storage
 from spa3r.config import IngestSpec
-from spa3r.errors import FormatError, ImageError, SceneError, ShardError
+from spa3r.errors import FormatError, ImageError, SceneError, ServiceError, ShardError
 from spa3r.progress import meter
 
 log = logging.getLogger(__name__)
@@ -67,6 +67,7 @@ def ingest_dataset(
     Raises:
         SceneError: nothing to ingest, a root without any scene of before, no scene can be used, or
             some newly cannot (after all else is done).
+        ServiceError: an object store cannot be reached.
         ShardError: out cannot be written, or another ingest writes there; finished scenes are kept.
     """
     dataset, sources = find_sources(root, dataset, scenes)
@@ -118,6 +119,8 @@ def _look(out: str) -> shards.Snapshot:
         if removed := manifests.remove_leftovers(out):
             log.info("%s: %d unfinished files of an earlier run removed", out, removed)
         return shards.Snapshot(out)
+    except ServiceError as error:
+        raise ServiceError(f"{out}: {error}") from error
     except OSError as error:
         raise ShardError(
             f"{out}: cannot be listed ({error.strerror or error}); check path and permissions"
@@ -129,8 +132,7 @@ def find_sources(
 ) -> tuple[str, list[SceneSource]]:
     """The name a dataset is kept under, and its scans; arguments as of ingest_dataset."""
     try:
-        layout = dataset if dataset in DATASETS else detect_dataset(root)
-        sources = open_scenes(root, layout)
+        layout, sources = find_scenes(root, dataset if dataset in DATASETS else "")
     except OSError as error:
         raise SceneError(
             f"{root}: cannot be listed ({error.strerror or error}); check path and permissions"
@@ -183,8 +185,7 @@ def _attempts(
 ) -> Iterator[tuple[str, Attempt]]:
     """(scene, outcome) as they finish, those first that need no work."""
     waiting: list[SceneSource] = []
-    for source in sources:
-        standing = classify(source, snapshot, spec, dataset)
+    for source, standing in classify(sources, snapshot, spec, dataset):
         if standing.state == "refused":
             outcome.known.add(source.name)
         elif standing.state in outcome.changed:

@@ -90,7 +90,7 @@ def estimate(
     """
     dataset, sources = find_sources(root, dataset, scenes)
     snapshot = Snapshot(out)
-    standings = {s.name: classify(s, snapshot, spec, dataset) for s in sources}
+    standings = {s.name: found for s, found in classify(sources, snapshot, spec, dataset)}
     work = [s for s in sources if standings[s.name].state in READ]
     bytes_in = sum(_bytes(standings[s.name]) for s in work)
     sampled = _sample(work, standings, spec)

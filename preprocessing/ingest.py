@@ -74,9 +74,8 @@ def ingest_scene(
         signature = sign(source)
     spec_hash = identity(source, spec, dataset)
     if shards.is_complete(out, source.name, spec_hash):
-        sidecar = shards.read_sidecar(out, source.name)
-        if sidecar["counts"]["signature"] == signature.digest:
-            result = result_of(sidecar, reused=True)
+        result = earlier_result(shards.read_sidecar(out, source.name), source.name)
+        if result and result.signature == signature.digest:
             _require_usable(result, spec, source.url)
             return result
     if shards.discard(shards.sidecar_url(out, source.name)):
@@ -103,12 +102,31 @@ def result_of(sidecar: dict[str, Any], *, reused: bool) -> SceneResult:
     try:
         sha256 = sidecar["files"][f"{scene}.tar"]["sha256"]
         problems = tuple(counts.pop("problems"))
-        return SceneResult(scene=scene, sha256=sha256, reused=reused, problems=problems, **counts)
-    except (KeyError, TypeError) as error:
+        result = SceneResult(scene=scene, sha256=sha256, reused=reused, problems=problems, **counts)
+        numbers = [result.announced, result.kept, result.source_bytes, result.screened]
+        texts = [scene, sha256, result.signature, *problems, *result.dropped]
+        if not _are(int, [*numbers, *result.dropped.values()]) or not _are(str, texts):
+            raise TypeError("its counts are of other kinds")
+    except (AttributeError, KeyError, TypeError) as error:
         raise ShardError(
             f"{scene}{schema.SIDECAR_SUFFIX}: not written by ingest ({error}); delete it and run"
             " again"
         ) from error
+    return result
+
+
+def _are(kind: type, values: Sequence[Any]) -> bool:
+    return all(type(value) is kind for value in values)
+
+
+def earlier_result(sidecar: dict[str, Any], scene: str) -> SceneResult | None:
+    """What an earlier ingest made of a scene; None: another stage's sidecar, or another scene's."""
+    try:
+        result = result_of(sidecar, reused=True)
+    except ShardError as error:
+        log.warning("%s; the scene is done again", str(error).partition(";")[0])
+        return None
+    return result if result.scene == scene else None
 
 
 def unusable(counts: FrameCounts, spec: IngestSpec) -> str | None:

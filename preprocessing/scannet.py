@@ -36,7 +36,16 @@ from preprocessing.sens import SensReader
 from preprocessing.splits import SCANNET_LISTS, read_scannet_splits
 from spa3r.errors import FormatError
 from spa3r.schema import DROP_LABEL_IMAGE
-from spa3r.storage import exists, filesystem, join, list_files, open_read, sha256
+from spa3r.storage import (
+    at_once,
+    exists,
+    join,
+    list_files,
+    list_many,
+    list_names,
+    open_read,
+    sha256,
+)
 
 log = logging.getLogger(__name__)
 
@@ -61,13 +70,12 @@ class ScannetSource:
     label_table: str = ""
     """URL of the dataset's label table; "" when it has none: labels are then ignored."""
     table_hash: str = ""
-    """Hex SHA-256 of the label table; "" when there is none."""
+    """Hex SHA-256 of the label table; "" when there is none, or none of the scan's labels."""
 
     @property
     def fingerprint(self) -> str:
         """Of the label table, where the scan has labels: another table changes no other scan."""
-        labelled = self.table_hash and any(exists(url) for url, _ in self._labels())
-        return self.table_hash if labelled else ""
+        return self.table_hash
 
     @property
     def content(self) -> tuple[str, ...]:
@@ -181,7 +189,9 @@ def find_scans(root: str) -> list[ScannetSource]:
             label_table=label_table,
             table_hash=table_hash,
         )
-        sources.append(source)
+        # Asked now, when the scan's folder has just been listed.
+        labelled = label_table and any(exists(url) for url, _ in source._labels())
+        sources.append(source if labelled else replace(source, table_hash=""))
     return sorted(sources, key=lambda source: source.name)
 
 
@@ -229,7 +239,7 @@ def _scans_in(root: str) -> Iterator[tuple[str, str, Kind]]:
     if _is_sens(root):
         yield scene_name(root[: -len(_SENS)]), root, "sens"
         return
-    names = _names_in(root)
+    names = list_names(root)
     is_scan = _SCAN_NAME.fullmatch(base_name(root)) is not None
     if is_scan or not any(map(_is_sens, names)):
         if found := _scan_of(root, names):
@@ -240,16 +250,17 @@ def _scans_in(root: str) -> Iterator[tuple[str, str, Kind]]:
             return
     bases = [join(root, name) for name in _SCANS if name in names]
     for base in bases or [root]:
-        yield from _scans_beside(base, _names_in(base) if bases else names)
+        yield from _scans_beside(base, list_names(base) if bases else names)
 
 
 def _scans_beside(base: str, names: Sequence[str]) -> Iterator[tuple[str, str, Kind]]:
     """The scans in a folder, whose entries have these names: files and folders of their own."""
     for name in filter(_is_sens, names):
         yield scene_name(name[: -len(_SENS)]), join(base, name), "sens"
-    for folder in subfolders(base):
-        inside = _names_in(folder)
-        if found := _scan_of(folder, inside):
+    folders = subfolders(base)
+    listed = zip(folders, list_many(folders), strict=True)
+    for folder, inside, found in at_once(base, lambda pair: (*pair, _scan_of(*pair)), listed):
+        if found:
             yield found
         else:
             _tell_left_out(folder, inside)
@@ -272,7 +283,7 @@ def _scan_of(folder: str, names: Sequence[str]) -> tuple[str, str, Kind] | None:
         return scene_name(_folder(folder, "images")), folder, "images"
     if SUBFOLDER in names:
         inner = join(folder, SUBFOLDER)
-        if has_images(_names_in(inner)):
+        if has_images(list_names(inner)):
             return name, inner, "images"
     return None
 
@@ -289,13 +300,3 @@ def _sens_of(folder: str, names: Sequence[str]) -> str | None:
             ", ".join(others),
         )
     return chosen
-
-
-def _names_in(folder: str) -> list[str]:
-    """Sorted names of all that lies directly in a folder; [] if there is no such folder."""
-    fs, path = filesystem(folder)
-    try:
-        entries = fs.ls(path, detail=False)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    return sorted(base_name(str(entry)) for entry in entries)

@@ -290,11 +290,7 @@ def read_sidecar(folder: str, unit: str) -> dict[str, Any]:
     if not storage.exists(url):
         raise ShardError(f"{url}: absent, so {unit!r} is not complete; run its stage again")
     value = storage.read_json(url)
-    if (
-        not isinstance(value, dict)
-        or set(value) != SIDECAR_KEYS
-        or value["schema"] != SCHEMA_VERSION
-    ):
+    if not _is_sidecar(value):
         raise ShardError(f"{url}: not a sidecar of schema {SCHEMA_VERSION}; run its stage again")
     return value
 

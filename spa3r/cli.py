@@ -31,6 +31,8 @@ A first walk:
   spa3r view kitchen.safetensors                  the scene in the browser
 """
 
+_NOISY = ("httpx", "httpcore", "alembic", "matplotlib", "PIL", "numexpr", "botocore", "aiobotocore")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command. Returns 0, or 1 after one line of error, or 130 when interrupted."""
@@ -39,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_OneLine("%(message)s"))
     logging.basicConfig(level=level, handlers=[handler])
-    for noisy in ("httpx", "httpcore", "alembic", "matplotlib", "PIL", "numexpr"):
+    for noisy in _NOISY:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         _settings().prepare_environment()

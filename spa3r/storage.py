@@ -11,16 +11,18 @@ import os
 import re
 import tempfile
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import IO, Any, Final, cast
+from typing import IO, Any, Final, TypeVar, cast
 
 import fsspec
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 
+from spa3r import listing
 from spa3r.errors import ConfigError, ShardError
+from spa3r.listing import one_look as one_look  # by this name too: listings are asked for here
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +32,8 @@ _PART_BYTES: Final = 16 << 20  # of an upload; at most 10,000 parts make a file 
 # From the user's name to the last @ of a word: a password may hold "/" or "@" by mistake.
 _LOGIN = re.compile(r"(://[^\s:/@]*:)\S*@")
 _PASSWORD = re.compile(r"([?&]password=)[^&\s]*")
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 
 
 def redacted(text: str) -> str:
@@ -67,13 +71,14 @@ def filesystem(url: str | Path) -> tuple[Any, str]:
 
 def is_local(url: str | Path) -> bool:
     """Whether a path or URL names a local file."""
-    return filesystem(url)[0].protocol in ("file", ("file", "local"))
+    return listing.is_local(filesystem(url)[0])
 
 
 def exists(url: str | Path) -> bool:
     """Whether a file or folder is there."""
     fs, path = filesystem(url)
-    return bool(fs.exists(path))
+    known = listing.lies_there(fs, path)
+    return bool(fs.exists(path)) if known is None else known
 
 
 def size(url: str | Path) -> int:
@@ -83,26 +88,45 @@ def size(url: str | Path) -> int:
 
 
 def list_files(url: str | Path, suffix: str = "") -> list[str]:
-    """Sorted URLs of the files directly in a folder whose names end in suffix; [] if absent."""
-    names = (Path(path).name for path in _listing(url, detail=False))
-    return [join(url, name) for name in sorted(names) if name.endswith(suffix)]
+    """Sorted URLs of what lies directly in a folder, its name ending in suffix; [] if absent."""
+    return [join(url, name) for name in list_names(url) if name.endswith(suffix)]
+
+
+def list_names(url: str | Path) -> list[str]:
+    """Sorted names of all that lies directly in a folder; [] if it is absent."""
+    return sorted(entry.name for entry in listing.entries(*filesystem(url)))
+
+
+def list_folders(url: str | Path) -> list[str]:
+    """Sorted URLs of the folders directly in a folder; [] if it is absent."""
+    found = listing.entries(*filesystem(url))
+    return [join(url, name) for name in sorted(entry.name for entry in found if entry.is_folder)]
+
+
+def list_many(urls: Sequence[str]) -> Iterator[list[str]]:
+    """`list_names` of many folders of one file system, in order; remote ones many at a time."""
+    if urls:
+        paths = [filesystem(url)[1] for url in urls]
+        for found in listing.entries_of_many(filesystem(urls[0])[0], paths):
+            yield sorted(entry.name for entry in found)
+
+
+def at_once(url: str | Path, work: Callable[[_T], _R], items: Iterable[_T]) -> Iterator[_R]:
+    """`work` of each item, in order; many at a time where the URL is remote, so work waits."""
+    return listing.at_once(filesystem(url)[0], work, items)
 
 
 def list_sizes(url: str | Path) -> dict[str, int]:
     """Bytes of each file directly in a folder, by name; {} if the folder is absent."""
-    entries = _listing(url, detail=True)
-    return {Path(e["name"]).name: int(e["size"]) for e in entries if e["type"] == "file"}
-
-
-def _listing(url: str | Path, *, detail: bool) -> list[Any]:
-    """What fsspec lists of a folder: one request for each thousand files of an object store."""
     fs, path = filesystem(url)
     try:
-        found = fs.ls(path, detail=detail)
+        found = fs.ls(path, detail=True)
     except (FileNotFoundError, NotADirectoryError):
-        return []
+        return {}
     itself = path.rstrip("/")  # listed for a file, and where an empty object marks a folder
-    return [e for e in found if (e["name"] if detail else e).rstrip("/") != itself]
+    inside = [e for e in found if e["name"].rstrip("/") != itself]
+    targets = ((Path(e["name"]).name, listing.followed(fs, e)) for e in inside)
+    return {name: int(e["size"]) for name, e in targets if e is not None and e["type"] == "file"}
 
 
 def read_many(urls: Sequence[str]) -> list[bytes | None]:

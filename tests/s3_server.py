@@ -33,7 +33,22 @@ class Gate:
     seen: Counter[str] = field(default_factory=Counter)
     """Requests by operation, failed ones included."""
     failed: Counter[str] = field(default_factory=Counter)
+    most: Counter[str] = field(default_factory=Counter)
+    """Requests at once, by operation."""
     lock: Lock = field(default_factory=Lock)
+    _now: Counter[str] = field(default_factory=Counter)
+
+    @contextmanager
+    def passing(self, operation: str) -> Iterator[None]:
+        """Around a request."""
+        with self.lock:
+            self._now[operation] += 1
+            self.most[operation] = max(self.most[operation], self._now[operation])
+        try:
+            yield
+        finally:
+            with self.lock:
+                self._now[operation] -= 1
 
     def fault(self, operation: str, path: str) -> str | None:
         """How a request fails; None: it does not."""
@@ -72,7 +87,11 @@ class _Proxy(BaseHTTPRequestHandler):
     def _pass(self) -> None:
         length = int(self.headers.get("Content-Length") or 0)
         body = self.rfile.read(length)
-        fault = self.gate.fault(operation(self.command, self.path), self.path)
+        asked = operation(self.command, self.path)
+        with self.gate.passing(asked):
+            self._answer_with(self.gate.fault(asked, self.path), body)
+
+    def _answer_with(self, fault: str | None, body: bytes) -> None:
         if fault == "slow":
             self._answer(503, {}, _SLOW_DOWN)
         elif fault == "internal":

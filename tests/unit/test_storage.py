@@ -177,3 +177,31 @@ def test_double_colons_are_part_of_a_local_name(tmp_path: Path):
     storage.write_bytes(folder / "x.bin", b"1")
     assert storage.read_bytes(str(folder / "x.bin")) == b"1" and storage.is_local(folder)
     assert storage.list_sizes(folder) == {"x.bin": 1}
+
+
+def test_links_are_what_they_point_to(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    (there / "deep").mkdir(parents=True)
+    (there / "a.txt").write_bytes(b"12345")
+    here.mkdir()
+    (here / "a.txt").symlink_to(there / "a.txt")
+    (here / "folder").symlink_to(there)
+    (here / "gone.txt").symlink_to(there / "gone.txt")
+    (here / "self.txt").symlink_to("self.txt")
+    assert storage.list_names(here) == ["a.txt", "folder"]
+    assert storage.list_files(here, ".txt") == [str(here / "a.txt")]
+    assert storage.list_folders(here) == [str(here / "folder")]
+    assert storage.list_sizes(here) == {"a.txt": 5}
+    assert storage.list_sizes(here / "folder") == {"a.txt": 5}
+    assert not storage.exists(here / "gone.txt") and not storage.exists(here / "self.txt")
+
+
+def test_many_listings_keep_their_order(base: str) -> None:
+    folders = [storage.join(base, f"f{number}") for number in range(600)]
+    for number in range(0, 600, 7):
+        storage.write_bytes(storage.join(folders[number], f"{number}.txt"), b"")
+    expected = [[f"{n}.txt"] if n % 7 == 0 else [] for n in range(600)]
+    assert list(storage.list_many(folders)) == expected
+    with storage.one_look():
+        assert list(storage.list_many(folders)) == list(storage.list_many(folders)) == expected
+    assert list(storage.list_many([])) == []

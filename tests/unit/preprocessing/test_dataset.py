@@ -20,6 +20,7 @@ from preprocessing.ingest import SceneResult
 from preprocessing.manifests import Manifest
 from preprocessing.runners import local_runner
 from preprocessing.scannet import ScannetSource
+from preprocessing.sources import find_scenes
 from spa3r import storage
 from spa3r.config import IngestSpec
 from spa3r.errors import SceneError, ShardError
@@ -330,7 +331,7 @@ def test_a_storage_that_does_not_answer_is_one_line(
     monkeypatch.setattr("preprocessing.dataset.shards.Snapshot", refuse)
     with pytest.raises(ShardError, match=r"out: cannot be listed \(Permission denied\); check"):
         ingest_dataset(str(raw), "", SPEC, str(tmp_path / "out"))
-    monkeypatch.setattr("preprocessing.dataset.open_scenes", refuse)
+    monkeypatch.setattr("preprocessing.dataset.find_scenes", refuse)
     with pytest.raises(SceneError, match=r"raw: cannot be listed \(Permission denied\); check"):
         ingest_dataset(str(raw), "", SPEC, str(tmp_path / "out"))
 
@@ -343,3 +344,60 @@ def test_another_root_does_not_take_the_place_of_the_first(raw: Path, tmp_path: 
     with pytest.raises(SceneError, match="none of the 3 scenes ingested before is here"):
         ingest_dataset(str(tmp_path / "other"), "rooms", SPEC, out)
     assert files_of(tmp_path / "out") == before
+
+
+def test_scans_that_are_links_are_read_and_followed(raw: Path, tmp_path: Path):
+    linked, out = tmp_path / "linked", tmp_path / "out"
+    linked.mkdir()
+    (linked / A).symlink_to(raw / "scans" / A)  # a folder
+    (linked / f"{B}.sens").symlink_to(sens(raw, B))
+    (linked / C).mkdir()
+    (linked / C / f"{C}.sens").symlink_to(sens(raw, C))
+    (linked / "scene0009_00.sens").symlink_to(tmp_path / "nowhere")
+    assert read_now(run(linked, out)) == {"new": [A, B, C]}
+    assert run(linked, out).reused == 3
+    for scene in (A, B, C):
+        os.utime(sens(raw, scene), (1, 1))
+        assert read_now(run(linked, out)) == {"scan changed": [scene]}
+
+
+def test_a_scan_without_files_is_tried_again(
+    raw: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The one that copies it may not have come to it yet."""
+    run(raw, out)
+    sens(raw, B).rename(raw / "kept")
+    found = find_scenes(str(raw), "scannet")[1]
+    lost = replace(found[0], name=B, url=str(sens(raw, B)))  # pyright: ignore[reportArgumentType]
+    monkeypatch.setattr("preprocessing.dataset.find_scenes", lambda *_: ("scannet", [*found, lost]))
+    for _ in range(2):
+        with pytest.raises(SceneError, match=rf"{B}\.sens: cannot be read \(none of its files"):
+            run(raw, out)
+        assert not (out / f"{B}.refused.json").exists()
+    (raw / "kept").rename(sens(raw, B))
+    assert run(raw, out).scenes == 3
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"counts": {}},
+        {"counts": {"kept": "many"}},
+        {"counts": {"dropped": [1]}},
+        {"counts": {"problems": None}},
+        {"counts": {"new": 1}},
+        {"files": []},
+        {"files": {}},
+        {"unit": "another"},
+        {"unit": 7},
+    ],
+)
+def test_a_sidecar_that_is_not_of_ingest_is_a_scene_to_do(raw: Path, out: Path, damage: dict):
+    run(raw, out)
+    before, path = files_of(out), out / f"{B}.done.json"
+    value = json.loads(path.read_text())
+    if counts := damage.get("counts"):
+        damage = {"counts": value["counts"] | counts}
+    path.write_text(json.dumps(value | damage))
+    assert read_now(run(raw, out)) == {"new": [B]}
+    assert files_of(out) == before

@@ -78,7 +78,7 @@ def test_lists_and_label_table_lie_up_to_two_folders_above(tmp_path: Path, depth
 def test_looking_for_lists_ends_at_the_bucket(monkeypatch: pytest.MonkeyPatch):
     looked: list[str] = []
     monkeypatch.setattr(scannet, "exists", lambda url: looked.append(url))
-    monkeypatch.setattr(scannet, "_names_in", lambda url: [])
+    monkeypatch.setattr(scannet, "list_names", lambda url: [])
     monkeypatch.setattr(scannet, "subfolders", lambda url: [])
     monkeypatch.setattr(scannet, "list_files", lambda url, suffix: [])
     monkeypatch.setattr(scannet, "read_scannet_splits", lambda url: {})

@@ -93,10 +93,9 @@ def test_brackets_in_names_are_no_patterns(tmp_path: Path):
 
 
 def test_absent_files_and_memory_urls(tmp_path: Path):
-    nothing = sign(  # pyright: ignore[reportArgumentType]
-        Content(content=(str(tmp_path / "no.sens"), str(tmp_path / "no" / "*.zip")))
-    )
-    assert (nothing.files, nothing.bytes) == (0, 0)
+    nothing = Content(content=(str(tmp_path / "no.sens"), str(tmp_path / "no" / "*.zip")))
+    with pytest.raises(FileNotFoundError, match="none of its files is there"):
+        sign(nothing)  # pyright: ignore[reportArgumentType]
     storage.write_bytes("memory://sign-test/scan/a.sens", b"123")
     source = Content(content=("memory://sign-test/scan/a.sens", "memory://sign-test/scan/*.zip"))
     before = digest(source)
@@ -125,3 +124,39 @@ def test_a_folder_among_named_files_counts_whole(scan: Path):
     (scan / "color" / "deep" / "1.jpg").write_bytes(b"1")
     assert digest(source) != before
     assert sign(source).files == 3  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("named", ["file", "beside others", "folder", "inside"])
+def test_a_link_is_signed_as_what_it_points_to(scan: Path, tmp_path: Path, named: str):
+    linked = tmp_path / "raw" / "linked"
+    linked.mkdir()
+    (linked / "a.sens").symlink_to(scan / "a.sens")
+    (linked / "color").symlink_to(scan / "color")
+    (linked / "gone.sens").symlink_to(tmp_path / "nowhere")
+    (linked / "folder").symlink_to(scan)
+    content = {
+        "file": (linked / "a.sens",),
+        "beside others": (linked / "a.sens", linked / "a_2d-label*.zip"),
+        "folder": (linked / "folder",),
+        "inside": (linked,),
+    }[named]
+    source = Content(content=tuple(map(str, content)))
+    before = sign(source)  # pyright: ignore[reportArgumentType]
+    # Inside, the scan is met twice: color (5 bytes) once, as itself; a.sens once by each name.
+    assert (before.files, before.bytes) == {
+        "file": (1, 3), "beside others": (1, 3), "folder": (3, 9), "inside": (4, 12)
+    }[named]  # fmt: skip
+    os.utime(scan / "a.sens", (1, 1))
+    touched = digest(source)
+    assert touched != before.digest
+    (scan / "a.sens").write_bytes(b"1234")
+    os.utime(scan / "a.sens", (1, 1))
+    assert digest(source) not in (touched, before.digest)
+
+
+def test_circles_of_links_end(scan: Path):
+    before = sign(Content(content=(str(scan),)))  # pyright: ignore[reportArgumentType]
+    (scan / "color" / "up").symlink_to(scan)
+    (scan / "color" / "here").symlink_to(".")
+    (scan / "self").symlink_to("self")
+    assert sign(Content(content=(str(scan),))) == before  # pyright: ignore[reportArgumentType]

@@ -6,13 +6,20 @@ import pickle
 import subprocess
 import sys
 import time
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from threading import Lock
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from preprocessing import sources
+from preprocessing.signature import Signature, sign, sign_many
+from spa3r import storage
 from spa3r.errors import ConfigError, SceneError
 
 
@@ -118,3 +125,85 @@ def test_thousands_of_scenes_are_listed_in_seconds(tmp_path: Path):
     assert sources.detect_dataset(str(tmp_path)) == "photos"
     assert len(sources.open_scenes(str(tmp_path), "photos")) == 2000
     assert time.monotonic() - start < 20
+
+
+@pytest.mark.parametrize("root", ["/nowhere/at/all", "memory://nothing-here/at/all"])
+@pytest.mark.parametrize("dataset", ["", "photos"])
+def test_a_root_that_is_not_there_is_said_first(root: str, dataset: str):
+    with pytest.raises(SceneError, match=rf"^{root}: no such file or folder$"):
+        sources.find_scenes(root, dataset)
+
+
+class Listings:
+    """Of the memory file system, each made to take time; how many there were, and at once."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seen: Counter[str] = Counter()
+        self.alone = self.most = self._now = 0
+        self._lock = Lock()
+        for name in ("ls", "find"):
+            monkeypatch.setattr(MemoryFileSystem, name, self._slow(getattr(MemoryFileSystem, name)))
+
+    def _slow(self, ask: Callable[..., Any]) -> Callable[..., Any]:
+        def asked(fs: MemoryFileSystem, path: str, **more: Any) -> Any:
+            with self._lock:
+                self.seen[path.rstrip("/")] += 1
+                self._now += 1
+                self.most = max(self.most, self._now)
+                self.alone += self._now == 1
+            time.sleep(0.002)
+            try:
+                return ask(fs, path, **more)
+            finally:
+                with self._lock:
+                    self._now -= 1
+
+        return asked
+
+
+@pytest.mark.parametrize(
+    ("files", "dataset", "asked"),
+    [
+        (["{0}.sens", "{0}_2d-label.zip"], "scannet", "scannet"),
+        (["{0}.sens", "{0}_2d-label.zip"], "scannet", ""),
+        (["color/0.jpg", "depth/0.png"], "scannet", ""),
+        (["transforms.json"], "nerfstudio", ""),
+        (["1.jpg", "2.jpg"], "photos", ""),
+    ],
+)
+def test_a_remote_dataset_is_listed_many_folders_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, files: list[str], dataset: str, asked: str
+):
+    scenes, root = 300, f"memory://listed-{dataset}-{len(files)}-{files[0][0]}"
+    for number in range(scenes):
+        name = f"room{number:04d}"
+        for file in files:
+            storage.write_bytes(f"{root}/{name}/{file.format(name)}", b"1")
+    storage.write_bytes(f"{root}/scannetv2-labels.combined.tsv", b"")
+    listings = Listings(monkeypatch)
+    found, opened = sources.find_scenes(root, asked)
+    assert (found, len(opened)) == (dataset, scenes)
+    per_scene = Counter({p: n for p, n in listings.seen.items() if "/room" in p})
+    assert len(per_scene) == scenes and set(per_scene.values()) == {1}
+    assert listings.most > 16 and listings.alone < scenes // 4
+    # And before anything is read, all are signed.
+    listings.seen.clear()
+    listings.alone = listings.most = 0
+    signed = list(sign_many(opened))
+    assert [s.files for s in signed if isinstance(s, Signature)] == [len(files)] * scenes
+    assert signed == [sign(source) for source in opened]  # in their order
+    assert listings.most > 16
+
+
+def test_what_is_read_is_never_remembered(monkeypatch: pytest.MonkeyPatch):
+    storage.write_bytes("memory://look/a/1.jpg", b"1")
+    for number in range(2, 4):
+        assert len(sources.open_scenes("memory://look", "photos")) == number - 1
+        storage.write_bytes(f"memory://look/scan{number}/1.jpg", b"1")
+        assert storage.exists(f"memory://look/scan{number}")
+    with storage.one_look():
+        assert storage.list_names("memory://look") == ["a", "scan2", "scan3"]
+        storage.write_bytes("memory://look/b/1.jpg", b"1")
+        assert not storage.exists("memory://look/b/1.jpg")  # as promised, nobody writes
+        assert storage.exists("memory://look/a/1.jpg") and not storage.exists("memory://look/a/2")
+    assert storage.exists("memory://look/b/1.jpg")
