@@ -12,7 +12,7 @@ import numpy as np
 from preprocessing.frames import decode
 from preprocessing.photos import PhotoSource, list_photos
 from preprocessing.scene import Damage, Frame, base_name, screened
-from preprocessing.sources import detect_dataset, open_scenes
+from preprocessing.sources import find_scenes
 from spa3r.config import IngestSpec
 from spa3r.errors import SceneError
 from spa3r.frame_choice import uniform
@@ -58,7 +58,7 @@ def read_views(path: str, *, width: int, multiple: int, max_views: int = 8) -> S
     Raises:
         SceneError: nothing there, several scenes, no good frame, or frames of different sizes.
     """
-    scenes = open_scenes(path, detect_dataset(path))
+    _, scenes = find_scenes(path)
     if len(scenes) != 1:
         names = ", ".join(scene.name for scene in scenes[:3])
         raise SceneError(f"{path}: holds {len(scenes)} scenes ({names} ...); name one of them")

@@ -288,3 +288,11 @@ def test_photos_need_another_teacher(spa3r: Command, encoder: Path, tmp_path: Pa
         "spa3r: photos without depth need a VGGT-taught encoder; this one was taught by rgbd"
     )
     assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_libraries_say_nothing_of_their_own_affairs(spa3r: Command) -> None:
+    """Where credentials come from, which endpoint is asked: a line each, for every client."""
+    for library in (names := ("botocore", "aiobotocore")):
+        logging.getLogger(library).setLevel(logging.NOTSET)
+    spa3r("show", "nowhere")
+    assert {logging.getLogger(library).level for library in names} == {logging.WARNING}

@@ -361,9 +361,7 @@ def test_scans_that_are_links_are_read_and_followed(raw: Path, tmp_path: Path):
         assert read_now(run(linked, out)) == {"scan changed": [scene]}
 
 
-def test_a_scan_without_files_is_tried_again(
-    raw: Path, out: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_scan_without_files_is_tried_again(raw: Path, out: Path, monkeypatch: pytest.MonkeyPatch):
     """The one that copies it may not have come to it yet."""
     run(raw, out)
     sens(raw, B).rename(raw / "kept")
@@ -381,17 +379,11 @@ def test_a_scan_without_files_is_tried_again(
 @pytest.mark.parametrize(
     "damage",
     [
-        {"counts": {}},
-        {"counts": {"kept": "many"}},
-        {"counts": {"dropped": [1]}},
-        {"counts": {"problems": None}},
-        {"counts": {"new": 1}},
-        {"files": []},
-        {"files": {}},
-        {"unit": "another"},
-        {"unit": 7},
+        {"counts": {}}, {"counts": {"kept": "many"}}, {"counts": {"dropped": [1]}},
+        {"counts": {"problems": None}}, {"counts": {"new": 1}}, {"files": []}, {"files": {}},
+        {"unit": "another"}, {"unit": 7},
     ],
-)
+)  # fmt: skip
 def test_a_sidecar_that_is_not_of_ingest_is_a_scene_to_do(raw: Path, out: Path, damage: dict):
     run(raw, out)
     before, path = files_of(out), out / f"{B}.done.json"
