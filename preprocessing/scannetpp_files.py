@@ -81,7 +81,7 @@ def read_transforms(url: str) -> Calibration:
     Raises:
         FormatError: not such a file; a single view that is wrong says so itself.
     """
-    stated = _read_object(url)
+    stated = read_object(url)
     model = stated.get("camera_model")
     if not isinstance(model, str) or model not in _PARAMETERS:
         known = ", ".join(_PARAMETERS)
@@ -181,7 +181,7 @@ def read_lists(url: str) -> Lists:
     """`train_test_lists.json`; empty lists where there is none. Raises FormatError."""
     if not exists(url):
         return Lists()
-    stated = _read_object(url)
+    stated = read_object(url)
     return Lists(
         train=_names(stated.get("train", []), "train", url),
         test=_names(stated.get("test", []), "test", url),
@@ -206,7 +206,7 @@ def read_objects(url: str) -> Objects:
     Raises:
         FormatError: not such a file, or a box that is none.
     """
-    groups = _read_object(url).get("segGroups")
+    groups = read_object(url).get("segGroups")
     if not isinstance(groups, list):
         raise FormatError(f"{url}: segGroups is no list; download the file again")
     found, seen, boxless = Objects(), set(), 0
@@ -258,7 +258,8 @@ def _box(obb: Any, where: str) -> dict[str, list[float]]:
 # --- values out of JSON ---------------------------------------------------------------------------
 
 
-def _read_object(url: str) -> dict[str, Any]:
+def read_object(url: str) -> dict[str, Any]:
+    """A JSON file that holds an object. Raises FormatError."""
     try:
         value = json.loads(read_bytes(url))
     except (ValueError, RecursionError) as error:

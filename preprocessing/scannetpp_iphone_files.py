@@ -4,7 +4,6 @@ Legend: `world_from_camera_44` is camera-to-world with OpenCV axes, metres, in t
 `K_33` is in pixels of the filmed picture. Of names in these files only a frame's number is taken.
 """
 
-import json
 import math
 import re
 from collections.abc import Iterable, Iterator
@@ -14,11 +13,12 @@ from typing import Any, Final
 import numpy as np
 
 from preprocessing.scannet_export import Size, is_centred
+from preprocessing.scannetpp_files import read_object
 from preprocessing.scene import base_name
 from spa3r.errors import FormatError
 from spa3r.images import MAX_SIDE
 from spa3r.schema import DROP_POSE, DROP_UNREGISTERED
-from spa3r.storage import exists, join, list_files, open_read, read_bytes
+from spa3r.storage import exists, join, list_files, open_read
 
 _TRANSFORMS: Final = "nerfstudio/transforms.json"
 _IMAGES: Final = "colmap/images.txt"
@@ -79,7 +79,7 @@ def read_entries(url: str) -> dict[int, Entry]:
     Raises:
         FormatError: neither of them, no entries, or two entries for one frame.
     """
-    stated = _read_object(url)
+    stated = read_object(url)
     entries: dict[int, Entry] = {}
     for number, value in _aggregate(stated, url) if "aligned_poses" in stated else _each(stated):
         if number is None:
@@ -202,7 +202,7 @@ def read_registration(folder: str) -> Registration:
         FormatError: a file that is damaged.
     """
     if exists(url := join(folder, _TRANSFORMS)):
-        stated = _read_object(url)
+        stated = read_object(url)
         frames, test = (_numbers_in(stated, key, url) for key in ("frames", "test_frames"))
         return Registration(frames | test, test, _size_in(stated))
     if exists(url := join(folder, _IMAGES)):
@@ -241,13 +241,3 @@ def _names_in_images(url: str) -> Iterator[str]:
                 raise FormatError(f"{url}: not the images of a COLMAP model; download it again")
             yield parts[9]
             next(f, None)  # its points
-
-
-def _read_object(url: str) -> dict[str, Any]:
-    try:
-        value = json.loads(read_bytes(url))
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{url}: not valid JSON ({error}); download it again") from error
-    if not isinstance(value, dict):
-        raise FormatError(f"{url}: not a JSON object; download it again")
-    return value

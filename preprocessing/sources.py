@@ -73,7 +73,7 @@ def detect_dataset(root: str) -> str:
 
 def _found(root: str, dataset: str) -> tuple[str, list[SceneSource]]:
     if not exists(root):
-        raise SceneError(f"{root}: no such file or folder")
+        raise SceneError(f"{root}: no such file or folder; check the path")
     with one_look():
         if not is_local(root):  # what every finder asks next, folder by folder
             for _ in list_many(list_folders(root)):

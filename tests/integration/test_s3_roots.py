@@ -81,7 +81,7 @@ def test_credentials_that_are_not_taken_are_one_line(code: str):
 def test_a_bucket_or_folder_that_is_not_there_is_said_so(bucket: str):
     storage.write_bytes(f"{bucket}/raw/1.txt", b"")
     for root in ("s3://no-such-bucket", "s3://no-such-bucket/raw", f"{bucket}/other"):
-        with pytest.raises(SceneError, match=rf"^{root}: no such file or folder$"):
+        with pytest.raises(SceneError, match=rf"^{root}: no such file or folder; check the path$"):
             detect_dataset(root)
     assert storage.exists(bucket)
     with pytest.raises(SceneError, match="neither ScanNet"):

@@ -130,7 +130,7 @@ def test_thousands_of_scenes_are_listed_in_seconds(tmp_path: Path):
 @pytest.mark.parametrize("root", ["/nowhere/at/all", "memory://nothing-here/at/all"])
 @pytest.mark.parametrize("dataset", ["", "photos"])
 def test_a_root_that_is_not_there_is_said_first(root: str, dataset: str):
-    with pytest.raises(SceneError, match=rf"^{root}: no such file or folder$"):
+    with pytest.raises(SceneError, match=rf"^{root}: no such file or folder; check the path$"):
         sources.find_scenes(root, dataset)
 
 
