@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import struct
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -181,3 +182,37 @@ def test_the_encodings_of_the_reference_files(shared: Path):
         ]
         assert digests == expected["sha256_each_uint16_mm"]
         assert (depths.kind == "zlib_global") == (expected["branch"] == "zlib_global")
+
+
+def check_mutations(rounds: int, seed: int) -> None:
+    """Changed bytes lose frames by name or give depths; nothing else, in bounded memory."""
+    rng = np.random.default_rng(seed)
+    lost = 0
+    for turn in range(rounds):
+        data = bytearray(list(FILES.values())[turn % len(FILES)])
+        for at in rng.integers(0, len(data), rng.integers(1, 5)):
+            data[at] = rng.integers(256)
+        tracemalloc.start()
+        try:
+            found = list(reader(bytes(data)).frames(range(5)))
+        except FormatError as error:
+            assert str(error).startswith("depth.bin") and "\n" not in str(error)
+            found = [(n, Damage(index=n, reason=DROP_DEPTH_IMAGE, detail="")) for n in range(5)]
+        finally:
+            _, peak = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+        assert peak < 4 << 20
+        assert [number for number, _ in found] == list(range(5))
+        for _, depth in found:
+            assert isinstance(depth, Damage) or (depth.dtype, depth.shape) == (np.uint16, SHAPE)
+        lost += any(isinstance(depth, Damage) for _, depth in found)
+    assert 0 < lost < rounds
+
+
+def test_thirty_mutations():
+    check_mutations(30, seed=0)
+
+
+@pytest.mark.soak
+def test_five_hundred_mutations():
+    check_mutations(500, seed=1)
