@@ -5,11 +5,10 @@ import inspect
 import pickle
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from threading import Lock
+from threading import Condition
 from typing import Any
 
 import cv2
@@ -117,45 +116,35 @@ def test_a_reader_whose_library_is_absent_says_so(tmp_path: Path, monkeypatch: p
     assert sources.detect_dataset(str(tmp_path)) == "photos"
 
 
-def test_thousands_of_scenes_are_listed_in_seconds(tmp_path: Path):
-    for number in range(2000):
-        (tmp_path / f"room{number}").mkdir()
-        (tmp_path / f"room{number}/1.jpg").touch()
-    start = time.monotonic()
-    assert sources.detect_dataset(str(tmp_path)) == "photos"
-    assert len(sources.open_scenes(str(tmp_path), "photos")) == 2000
-    assert time.monotonic() - start < 20
-
-
-@pytest.mark.parametrize("root", ["/nowhere/at/all", "memory://nothing-here/at/all"])
-@pytest.mark.parametrize("dataset", ["", "photos"])
-def test_a_root_that_is_not_there_is_said_first(root: str, dataset: str):
-    with pytest.raises(SceneError, match=rf"^{root}: no such file or folder; check the path$"):
-        sources.find_scenes(root, dataset)
-
-
 class Listings:
-    """Of the memory file system, each made to take time; how many there were, and at once."""
+    """Of the memory file system: which there were, and how many at once.
+
+    Those of scenes wait for each other until ENOUGH of them are asked at a time, so that a busy
+    machine does not decide; asked one by one, the first waits in vain.
+    """
+
+    ENOUGH = 8
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.seen: Counter[str] = Counter()
-        self.alone = self.most = self._now = 0
-        self._lock = Lock()
+        self.most = self._now = 0
+        self._change = Condition()
         for name in ("ls", "find"):
-            monkeypatch.setattr(MemoryFileSystem, name, self._slow(getattr(MemoryFileSystem, name)))
+            monkeypatch.setattr(MemoryFileSystem, name, self._met(getattr(MemoryFileSystem, name)))
 
-    def _slow(self, ask: Callable[..., Any]) -> Callable[..., Any]:
+    def _met(self, ask: Callable[..., Any]) -> Callable[..., Any]:
         def asked(fs: MemoryFileSystem, path: str, **more: Any) -> Any:
-            with self._lock:
+            with self._change:
                 self.seen[path.rstrip("/")] += 1
                 self._now += 1
                 self.most = max(self.most, self._now)
-                self.alone += self._now == 1
-            time.sleep(0.002)
+                self._change.notify_all()
+                if "/room" in path:
+                    self._change.wait_for(lambda: self.most >= self.ENOUGH, timeout=5)
             try:
                 return ask(fs, path, **more)
             finally:
-                with self._lock:
+                with self._change:
                     self._now -= 1
 
         return asked
@@ -185,14 +174,14 @@ def test_a_remote_dataset_is_listed_many_folders_at_a_time(
     assert (found, len(opened)) == (dataset, scenes)
     per_scene = Counter({p: n for p, n in listings.seen.items() if "/room" in p})
     assert len(per_scene) == scenes and set(per_scene.values()) == {1}
-    assert listings.most > 16 and listings.alone < scenes // 4
+    assert listings.most >= Listings.ENOUGH
     # And before anything is read, all are signed.
     listings.seen.clear()
-    listings.alone = listings.most = 0
+    listings.most = 0
     signed = list(sign_many(opened))
     assert [s.files for s in signed if isinstance(s, Signature)] == [len(files)] * scenes
     assert signed == [sign(source) for source in opened]  # in their order
-    assert listings.most > 16
+    assert listings.most >= Listings.ENOUGH
 
 
 def test_what_is_read_is_never_remembered(monkeypatch: pytest.MonkeyPatch):
