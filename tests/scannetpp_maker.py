@@ -2,11 +2,14 @@
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
+from preprocessing.scannetpp import DslrScene
+from preprocessing.scene import Damage, Frame
 from spa3r.storage import join, write_bytes
 
 SIZE = (64, 48)
@@ -111,3 +114,30 @@ def group(number: int, label: str, **obb: Any) -> dict[str, Any]:
         "normalizedAxes": [c, s, 0, -s, c, 0, 0, 0, 1],
     }
     return {"id": number, "objectId": number, "label": label, "segments": [1], "obb": box | obb}
+
+
+# --- reading and changing it ----------------------------------------------------------------------
+
+
+def entries(folder: str) -> list[Frame | Damage]:
+    return list(DslrScene(folder).frames())
+
+
+def reasons(folder: str) -> list[str]:
+    return [e.reason if isinstance(e, Damage) else "" for e in entries(folder)]
+
+
+def good(folder: str) -> list[Frame]:
+    return [e for e in entries(folder) if isinstance(e, Frame)]
+
+
+def rewrite(folder: str, **changes: Any) -> None:
+    write_json(join(folder, "nerfstudio/transforms.json"), transforms(**changes))
+
+
+def write_lists(folder: str, **lists: Any) -> None:
+    write_json(join(folder, "train_test_lists.json"), lists)
+
+
+def remove(folder: str, name: str) -> None:
+    (Path(folder) / name).unlink()

@@ -28,25 +28,8 @@ from spa3r.schema import (
     DROP_TRUNCATED,
     DROP_UNREGISTERED,
 )
+from tests.iphone_maker import FRAMES, K, entries, entry, pose, read, write
 from tests.video_maker import make_video, numbered, read_number
-
-FRAMES = 12
-K = [[80.0, 0, 48], [0, 80.0, 32], [0, 0, 1]]
-
-
-def pose(number: int) -> list[list[float]]:
-    matrix = np.eye(4)
-    matrix[0, 3] = number
-    return matrix.tolist()
-
-
-def entry(number: int, **changes: Any) -> dict[str, Any]:
-    stated = {"timestamp": 90000.5 + number / 60, "pose": pose(99), "intrinsic": K}
-    return stated | {"imu": {}, "aligned_pose": pose(number)} | changes
-
-
-def entries(count: int = FRAMES) -> dict[str, Any]:
-    return {f"frame_{number:06d}": entry(number) for number in range(count)}
 
 
 def depth_map(number: int) -> np.ndarray:
@@ -74,26 +57,6 @@ def mask_video(count: int = FRAMES) -> bytes:
 def media() -> dict[str, bytes]:
     video = make_video(FRAMES + 1, rate=60)
     return {"rgb.mkv": video, "rgb_mask.mkv": mask_video(), "depth.bin": depth_bin()}
-
-
-def write(root: Path, files: dict[str, bytes], poses: Any = None, scene: str = "a1b2") -> Path:
-    folder = root / "data" / scene / "iphone"
-    folder.mkdir(parents=True)
-    poses = entries() if poses is None else poses
-    (folder / "pose_intrinsic_imu.json").write_text(json.dumps(poses))
-    for name, data in files.items():
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_bytes(data)
-    return folder
-
-
-def read(root: Path | str, numbers: list[int] | None = None) -> tuple[dict[int, Any], list[str]]:
-    """Number -> entry of the only recording under a root, and its problems."""
-    (source,) = find_iphone(str(root))
-    with source.open() as scene:
-        found = list(scene.frames(numbers))
-        assert [f.index for f in found] == list(scene.indices if numbers is None else numbers)
-        return {f.index: f for f in found}, scene.problems
 
 
 def reasons(found: dict[int, Any]) -> dict[int, str]:
@@ -252,61 +215,6 @@ def test_huge_frame_numbers_cost_nothing(tmp_path: Path, media: dict[str, bytes]
     write(tmp_path, media, {**entries(), "frame_9999999": entry(1)})
     found, _ = read(tmp_path)
     assert len(found) == FRAMES + 2 and found[9999999].reason == DROP_MISSING
-
-
-# --- K of other pictures --------------------------------------------------------------------------
-
-
-def resized(size: tuple[int, int]) -> dict[str, bytes]:
-    ok, jpeg = cv2.imencode(".jpg", np.zeros((size[1], size[0], 3), np.uint8))
-    assert ok
-    return {f"rgb/frame_{number:06d}.jpg": jpeg.tobytes() for number in range(3)}
-
-
-def entries_of(center_x: float, center_y: float) -> dict[str, Any]:
-    K = [[480, 0, center_x], [0, 480, center_y], [0, 0, 1]]
-    return {f"frame_{number:06d}": entry(number, intrinsic=K) for number in range(3)}
-
-
-@pytest.mark.parametrize(
-    ("center", "stated", "of", "expected"),
-    [
-        ((240, 180), None, "480 x 360", (320, 160, 120)),
-        ((238, 181), {"w": 480, "h": 360}, "480 x 360", (320, 238 / 1.5, 181 / 1.5)),
-        ((954.2, 724.2), {"w": "?"}, "1920 x 1440", (80, 954.2 / 6, 724.2 / 6)),
-    ],
-)
-def test_intrinsics_of_pictures_of_another_size_are_rescaled(
-    tmp_path: Path,
-    center: tuple[float, float],
-    stated: Any,
-    of: str,
-    expected: tuple[float, float, float],
-):
-    folder = write(tmp_path, resized((320, 240)), entries_of(*center))
-    if stated:
-        (folder / "nerfstudio").mkdir()
-        listed = [{"file_path": f"frame_{n:06d}.jpg"} for n in range(3)]
-        (folder / "nerfstudio/transforms.json").write_text(json.dumps({"frames": listed} | stated))
-    found, problems = read(tmp_path)
-    for frame in found.values():
-        K = frame.K_33
-        np.testing.assert_allclose([K[0, 0], K[1, 1], K[0, 2], K[1, 2]], [expected[0], *expected])
-    (problem,) = problems
-    assert f"K of about {of} pictures beside pictures of 320 x 240; rescaled" in problem
-    assert str(folder) in problem and "\n" not in problem
-
-
-@pytest.mark.parametrize("center", [(180, 240), (240, 120), (-240, -180), (100, 200)])
-def test_intrinsics_of_pictures_of_another_aspect_is_refused(
-    tmp_path: Path, center: tuple[float, float]
-):
-    folder = write(tmp_path, resized((320, 240)), entries_of(*center))
-    (source,) = find_iphone(str(tmp_path))
-    with pytest.raises(FormatError, match="not about in the middle of the 320 x 240") as caught:
-        source.open().__enter__()
-    assert str(caught.value).startswith(f"{folder}/pose_intrinsic_imu.json: principal point ")
-    assert "\n" not in str(caught.value)
 
 
 # --- media ----------------------------------------------------------------------------------------
