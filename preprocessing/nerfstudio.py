@@ -23,7 +23,16 @@ import numpy as np
 
 from preprocessing.colmap_files import Camera
 from preprocessing.photos import SUFFIXES
-from preprocessing.scene import Damage, Frame, Scene, base_name, natural_key, scene_name, subfolders
+from preprocessing.scene import (
+    Damage,
+    Frame,
+    Scene,
+    SourceAtUrl,
+    base_name,
+    natural_key,
+    scene_name,
+    subfolders,
+)
 from preprocessing.splits import read_splits
 from spa3r.errors import FormatError, ImageError, SceneError
 from spa3r.images import EncodedDepth, EncodedImage, decode_labels, stored_size
@@ -65,19 +74,10 @@ def find_captures(root: str) -> list["NerfstudioSource"]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NerfstudioSource:
+class NerfstudioSource(SourceAtUrl):
     """One scene; see preprocessing.scene.SceneSource."""
 
     dataset: str = "nerfstudio"
-    name: str
-    split: str
-    url: str
-    fingerprint: str = ""
-
-    @property
-    def content(self) -> tuple[str, ...]:
-        """The folder: transforms.json may name any file in it."""
-        return (self.url,)
 
     @contextmanager
     def open(self, labels: bool = True) -> Iterator[Scene]:

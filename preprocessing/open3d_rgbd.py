@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 
 from preprocessing.photos import list_photos
-from preprocessing.scene import Damage, Frame, Scene, base_name, scene_name, subfolders
+from preprocessing.scene import Damage, Frame, Scene, SourceAtUrl, base_name, scene_name, subfolders
 from preprocessing.splits import read_splits
 from spa3r.errors import FormatError, SceneError
 from spa3r.images import EncodedDepth, EncodedImage
@@ -48,19 +48,10 @@ def _color_folder(folder: str) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Open3dSource:
+class Open3dSource(SourceAtUrl):
     """One RGB-D folder; see preprocessing.scene.SceneSource."""
 
     dataset: str = "open3d"
-    name: str
-    split: str = ""
-    url: str
-    fingerprint: str = ""
-
-    @property
-    def content(self) -> tuple[str, ...]:
-        """The folder."""
-        return (self.url,)
 
     @contextmanager
     def open(self, labels: bool = True) -> Iterator[Scene]:

@@ -12,7 +12,16 @@ from typing import Any, Final
 
 import numpy as np
 
-from preprocessing.scene import Damage, Frame, Scene, base_name, natural_key, scene_name, subfolders
+from preprocessing.scene import (
+    Damage,
+    Frame,
+    Scene,
+    SourceAtUrl,
+    base_name,
+    natural_key,
+    scene_name,
+    subfolders,
+)
 from preprocessing.splits import read_splits
 from spa3r import images
 from spa3r.errors import ImageError, SceneError
@@ -43,19 +52,10 @@ def find_scenes(root: str) -> list["PhotoSource"]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PhotoSource:
+class PhotoSource(SourceAtUrl):
     """One folder of photos; see preprocessing.scene.SceneSource."""
 
     dataset: str = "photos"
-    name: str
-    split: str = ""
-    url: str
-    fingerprint: str = ""
-
-    @property
-    def content(self) -> tuple[str, ...]:
-        """The folder."""
-        return (self.url,)
 
     @contextmanager
     def open(self, labels: bool = True) -> Iterator[Scene]:

@@ -169,6 +169,21 @@ def screened(scene: Scene) -> frozenset[int]:
     return scene.screened if isinstance(scene, Screened) else frozenset()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceAtUrl:
+    """A source that reads nothing but what lies at its URL; a reader adds `dataset` and `open`."""
+
+    name: str
+    split: str = ""
+    url: str
+    fingerprint: str = ""
+
+    @property
+    def content(self) -> tuple[str, ...]:
+        """The file or the whole folder."""
+        return (self.url,)
+
+
 # --- what listing scenes needs --------------------------------------------------------------------
 
 

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from preprocessing.scene import Damage, Frame, Scene, base_name, scene_name, subfolders
+from preprocessing.scene import Damage, Frame, Scene, SourceAtUrl, base_name, scene_name, subfolders
 from preprocessing.splits import read_names
 from spa3r.errors import FormatError, SceneError
 from spa3r.images import EncodedDepth, EncodedImage
@@ -78,19 +78,10 @@ def _read_splits(room: str) -> dict[int, str]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SevenScenesSource:
+class SevenScenesSource(SourceAtUrl):
     """One sequence; see preprocessing.scene.SceneSource."""
 
     dataset: str = "7scenes"
-    name: str
-    split: str
-    url: str
-    fingerprint: str = ""
-
-    @property
-    def content(self) -> tuple[str, ...]:
-        """The sequence's folder."""
-        return (self.url,)
 
     @contextmanager
     def open(self, labels: bool = True) -> Iterator[Scene]:

@@ -16,7 +16,16 @@ from typing import Any, Final
 
 import numpy as np
 
-from preprocessing.scene import Damage, Frame, Scene, base_name, natural_key, scene_name, subfolders
+from preprocessing.scene import (
+    Damage,
+    Frame,
+    Scene,
+    SourceAtUrl,
+    base_name,
+    natural_key,
+    scene_name,
+    subfolders,
+)
 from preprocessing.splits import read_splits
 from preprocessing.video_decoder import VideoDecoder
 from spa3r.errors import SceneError
@@ -65,19 +74,10 @@ def _stem(url: str) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VideoSource:
+class VideoSource(SourceAtUrl):
     """One video; see preprocessing.scene.SceneSource."""
 
     dataset: str = "videos"
-    name: str
-    split: str = ""
-    url: str
-    fingerprint: str = ""
-
-    @property
-    def content(self) -> tuple[str, ...]:
-        """The file."""
-        return (self.url,)
 
     @contextmanager
     def open(self, labels: bool = True) -> Iterator[Scene]:
