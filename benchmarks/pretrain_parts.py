@@ -18,11 +18,12 @@ from torch import Tensor
 from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
 from spa3r import schema, storage
-from spa3r.config import LossConfig, ModelConfig, Recipe, TeacherSpec, TrainConfig, to_dict
+from spa3r.config import LossConfig, ModelConfig, Recipe, TeacherSpec, TrainConfig
 from spa3r.data.answers import TOKEN_DTYPES, frame_keys
 from spa3r.data.batch import ClipBatch
 from spa3r.data.clips import Clip
 from spa3r.data.targets import CLIP_TABLE, MANIFEST_FILE, SEMANTIC_TABLE, STATS_FILE
+from spa3r.plain import to_dict
 from spa3r.recipes.paper import paper
 from spa3r.recipes.release import release
 from spa3r.teachers.base import ClipViews
@@ -126,7 +127,9 @@ def make_recipe(size: Size, device: str) -> Recipe:
         teacher=TeacherSpec(width=size.student.geo_width, semantic_width=size.student.sem_width),
         model=size.student,
         loss=LossConfig(kind="smooth_l1", views="all"),
-        train=TrainConfig(accumulate=1, precision="bfloat16" if device == "cuda" else "float32"),
+        train=TrainConfig(
+            batches_per_step=1, precision="bfloat16" if device == "cuda" else "float32"
+        ),
     )
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from prefect import flow
 
-from flows import model_stages
+from flows import judge_stages
 from flows.common import publish, stage_task
 
 
@@ -23,7 +23,7 @@ def evaluate(
         recipe: the recipe those targets were made with.
         overrides: the same overrides as for `targets` and `pretrain`.
     """
-    result = stage_task(model_stages.evaluate)(
+    result = stage_task(judge_stages.evaluate)(
         model, dataset=dataset, recipe=recipe, overrides=overrides
     )
     return publish(result)

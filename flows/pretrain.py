@@ -4,7 +4,7 @@ from typing import Any
 
 from prefect import flow
 
-from flows import model_stages
+from flows import train_stage
 from flows.common import publish, stage_task
 
 
@@ -21,5 +21,5 @@ def pretrain(
         recipe: the experiment (`spa3r.recipes.catalogue`).
         overrides: dotted recipe settings, e.g. {"train.steps": 100}.
     """
-    result = stage_task(model_stages.pretrain)(dataset=dataset, recipe=recipe, overrides=overrides)
+    result = stage_task(train_stage.pretrain)(dataset=dataset, recipe=recipe, overrides=overrides)
     return publish(result)

@@ -4,7 +4,7 @@ from typing import Any
 
 from prefect import flow
 
-from flows import model_stages
+from flows import judge_stages
 from flows.common import publish, stage_task
 
 
@@ -14,4 +14,4 @@ def promote() -> dict[str, Any]:
 
     When the gate does not hold, `champion` stays where it is and the flow ends with the reason.
     """
-    return publish(stage_task(model_stages.promote)())
+    return publish(stage_task(judge_stages.promote)())

@@ -6,7 +6,8 @@
 | SPA3R_SHARDS | frame shards, a folder or any fsspec URL | SPA3R_HOME/shards |
 | SPA3R_TARGETS | target shards, a folder or any fsspec URL | SPA3R_HOME/targets |
 | SPA3R_WORKERS | processes for ingest and targets, CPUs of a Ray started here | cores, at most 8 |
-| SPA3R_TRAIN_WORKERS | Ray workers for training; 0: in this process, no Ray | SPA3R_WORKERS |
+| SPA3R_CHECKPOINTS | checkpoints of runs, a folder or any fsspec URL | in the run's folder |
+| SPA3R_TRAIN_WORKERS | Ray workers for training, "4" or "2-8"; 0: none, no Ray | SPA3R_WORKERS |
 | SPA3R_GPU | 1 gives every Ray worker a GPU | 1 where CUDA is visible |
 | MLFLOW_TRACKING_URI | tracking server and registry | sqlite in SPA3R_HOME |
 | PREFECT_HOME | Prefect's own files | SPA3R_HOME/prefect |
@@ -24,8 +25,9 @@ from pathlib import Path
 from typing import Self
 
 from spa3r import storage
-from spa3r.config import IngestSpec, Recipe, config_hash
+from spa3r.config import IngestSpec, Recipe
 from spa3r.errors import ConfigError
+from spa3r.plain import config_hash
 
 # Nothing downloaded also means nothing sent; set before the libraries are imported.
 QUIET = {
@@ -46,6 +48,11 @@ class Settings:
     targets_root: str
     workers: int
     train_workers: int
+    """The most workers; 0: no Ray."""
+    least_workers: int
+    """With so few of them training goes on when nodes are lost."""
+    checkpoints_root: str
+    """Empty: in the run's own folder."""
     gpu: bool
     mlflow_uri: str
 
@@ -54,12 +61,15 @@ class Settings:
         """Raises ConfigError on a value that is not what the table above says."""
         home = Path(os.environ.get("SPA3R_HOME", "spa3r-home")).expanduser().resolve()
         workers = _count("SPA3R_WORKERS", default=min(os.cpu_count() or 1, 8), least=1)
+        least, most = _span("SPA3R_TRAIN_WORKERS", default=workers)
         return cls(
             home=home,
             shards_root=os.environ.get("SPA3R_SHARDS") or str(home / "shards"),
             targets_root=os.environ.get("SPA3R_TARGETS") or str(home / "targets"),
             workers=workers,
-            train_workers=_count("SPA3R_TRAIN_WORKERS", default=workers, least=0),
+            train_workers=most,
+            least_workers=least,
+            checkpoints_root=os.environ.get("SPA3R_CHECKPOINTS", ""),
             gpu=bool(_count("SPA3R_GPU", default=int(_cuda_is_visible()), least=0)),
             mlflow_uri=os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home}/mlflow.db",
         )
@@ -97,9 +107,22 @@ class Settings:
 
     def targets(self, dataset: str, recipe: Recipe, split: str) -> str:
         """Target shards of one dataset and split."""
-        clips = recipe.clips if split == "train" else recipe.eval_clips
-        made_with = config_hash(recipe.ingest, clips, recipe.teacher)[:8]
+        train = split == "train"
+        clips = recipe.clips if train else recipe.eval_clips
+        made_with = config_hash(
+            recipe.ingest, clips, recipe.teacher, recipe.data.stored if train else "clips"
+        )[:8]
         return storage.join(self.targets_root, f"{_name(dataset)}-{split}-{made_with}")
+
+    def packed(self, dataset: str, recipe: Recipe) -> str:
+        """Sequential shards of the training targets, of a recipe whose source is `packed`."""
+        return f"{self.targets(dataset, recipe, 'train')}-packed"
+
+    def checkpoints(self, dataset: str, recipe: Recipe) -> str:
+        """Checkpoints of a run."""
+        run = self.run(dataset, recipe)
+        root = self.checkpoints_root
+        return storage.join(root, run.name) if root else str(run / "checkpoints")
 
     def run(self, dataset: str, recipe: Recipe) -> Path:
         """Checkpoints, metrics and the exported encoder of one recipe on one dataset."""
@@ -127,6 +150,16 @@ def _count(name: str, *, default: int, least: int) -> int:
     if not text.isdecimal() or int(text) < least:
         raise ConfigError(f"{name}={text!r} is not a whole number of at least {least}")
     return int(text)
+
+
+def _span(name: str, *, default: int) -> tuple[int, int]:
+    """Smallest and largest of "4" or "2-4"."""
+    text = os.environ.get(name, str(default))
+    low, dash, high = text.partition("-")
+    numbers = (low, high) if dash else (low, low)
+    if not all(n.isdecimal() for n in numbers) or (dash and not 1 <= int(low) <= int(high)):
+        raise ConfigError(f"{name}={text!r} is neither a whole number nor a span like 2-8")
+    return int(numbers[0]), int(numbers[1])
 
 
 def _cuda_is_visible() -> bool:

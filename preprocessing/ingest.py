@@ -22,8 +22,9 @@ from preprocessing.frames import COLUMN_OF_PART, Row, Sample, frame_row, prepare
 from preprocessing.scene import Damage, Scene, SceneSource, Sized
 from preprocessing.signature import Signature, sign
 from spa3r import images, schema, storage
-from spa3r.config import IngestSpec, config_hash
+from spa3r.config import IngestSpec
 from spa3r.errors import FormatError, ImageError, SceneError, ShardError
+from spa3r.plain import config_hash
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,8 @@ from preprocessing.ingest import SceneResult, earlier_result, identity, unusable
 from preprocessing.scene import SceneSource
 from preprocessing.shards import Snapshot
 from preprocessing.signature import Signature, sign_many
-from spa3r.config import IngestSpec, config_hash
+from spa3r.config import IngestSpec
+from spa3r.plain import config_hash
 
 State: TypeAlias = Literal["new", "scan changed", "settings changed", "judged again", "done",
                            "refused"]  # fmt: skip

@@ -29,7 +29,7 @@ from torch import Tensor
 from preprocessing import shards
 from preprocessing.workers import process_pool
 from spa3r import schema, storage
-from spa3r.config import ClipSpec, TeacherSpec, config_hash, to_dict
+from spa3r.config import ClipSpec, TeacherSpec
 from spa3r.data.answers import FrameKey, TeacherAnswers, frame_keys, frame_widths
 from spa3r.data.clips import Clip
 from spa3r.data.shards import FrameTable
@@ -46,6 +46,7 @@ from spa3r.data.targets import (
     parse_tensors,
 )
 from spa3r.errors import ShardError
+from spa3r.plain import config_hash, to_dict
 from spa3r.progress import meter
 from spa3r.teachers.base import GeometricTargets, GeometricTeacher, SemanticTeacher
 from spa3r.teachers.build import build_geometric, build_linguistic, build_semantic

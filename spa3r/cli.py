@@ -11,7 +11,10 @@ from spa3r import (
     convert_commands,
     export_commands,
     ingest_commands,
+    registry_commands,
     scene_commands,
+    target_commands,
+    train_commands,
     view_commands,
 )
 from spa3r.errors import Spa3RError
@@ -83,8 +86,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-v", "--verbose", action="store_true", help="debug log lines")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     recipe = recipe_options()
-    data = argparse.ArgumentParser(add_help=False, parents=[recipe])
-    data.add_argument("--dataset", default="rooms", help="name of the ingested dataset")
 
     def add(
         name: str, run: Any, summary: str, *parents: argparse.ArgumentParser, text: str = ""
@@ -102,11 +103,8 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--val-rooms", type=_positive, default=12, help="held-out rooms (default 12)")
     _add_rooms(add("rooms", _rooms, "generate furnished rooms as ScanNet releases its scans"))
     ingest_commands.register(add)
-    add("targets", _targets, "frame shards -> teacher targets", data)
-    add("pretrain", _pretrain, "targets -> trained encoder, registered as candidate", data)
-    evaluate = add("evaluate", _evaluate, "held-out quality against five controls, report", data)
-    evaluate.add_argument("model", nargs="?", default="models:/spa3r-encoder@candidate")
-    add("promote", _promote, "move alias champion to the candidate if the field gate holds")
+    for group in (target_commands, train_commands, registry_commands):
+        group.register(add)
     for group in (check_commands, scene_commands, export_commands, view_commands, convert_commands):
         group.register(add)
     add("doctor", _doctor, "what this machine has and lacks")
@@ -153,33 +151,6 @@ def _rooms(arguments: argparse.Namespace) -> None:
             empty_depth_share=arguments.empty_depth,
         )
     )  # fmt: skip
-
-
-def _targets(arguments: argparse.Namespace) -> None:
-    from flows import data_stages
-
-    print(data_stages.targets(dataset=arguments.dataset, **recipe_of(arguments)).line)
-
-
-def _pretrain(arguments: argparse.Namespace) -> None:
-    from flows import model_stages
-
-    print(model_stages.pretrain(dataset=arguments.dataset, **recipe_of(arguments)).line)
-
-
-def _evaluate(arguments: argparse.Namespace) -> None:
-    from flows import model_stages
-
-    result = model_stages.evaluate(
-        arguments.model, dataset=arguments.dataset, **recipe_of(arguments)
-    )
-    print(result.line)
-
-
-def _promote(_arguments: argparse.Namespace) -> None:
-    from flows import model_stages
-
-    print(model_stages.promote().line)
 
 
 def _doctor(_arguments: argparse.Namespace) -> None:

@@ -4,29 +4,16 @@ An experiment is a named function in `spa3r/recipes` that returns a full `Recipe
 is plain data (no torch), turns into JSON and back without loss, and has one content hash.
 """
 
-import dataclasses
-import hashlib
-import json
-import types
-import typing
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from spa3r.errors import ConfigError
-
-C = TypeVar("C")
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ConfigError(message)
+from spa3r.plain import config_hash, require, to_dict
 
 
 def _at_least(config: Any, least: int, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
-        _require(value >= least, f"{name} must be at least {least}, got {value}")
+        require(value >= least, f"{name} must be at least {least}, got {value}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,21 +57,21 @@ class IngestSpec:
         return config_hash(shaping)
 
     def __post_init__(self) -> None:
-        _require(self.multiple > 0, f"multiple must be positive, got {self.multiple}")
-        _require(
+        require(self.multiple > 0, f"multiple must be positive, got {self.multiple}")
+        require(
             self.width > 0 and self.width % self.multiple == 0,
             f"working width {self.width} is not a positive multiple of {self.multiple}",
         )
-        _require(self.stride >= 1, f"stride must be at least 1, got {self.stride}")
-        _require(self.frames_per_second >= 0, "frames_per_second must not be negative")
-        _require(not self.frames_per_second or self.stride == 1, "give frames_per_second or stride")
-        _require(self.max_frames >= 0, f"max_frames must not be negative, got {self.max_frames}")
-        _require(1 <= self.jpeg_quality <= 100, f"jpeg_quality {self.jpeg_quality} not in 1..100")
-        _require(self.min_sharpness >= 0, "min_sharpness must not be negative")
-        _require(0 < self.max_clipped_share <= 1, "max_clipped_share must lie in (0, 1]")
-        _require(0 <= self.min_depth_share <= 1, "min_depth_share must lie in 0..1")
-        _require(0 < self.max_drop_share <= 1, "max_drop_share must lie in (0, 1]")
-        _require(self.min_frames >= 1, "min_frames must be at least 1")
+        require(self.stride >= 1, f"stride must be at least 1, got {self.stride}")
+        require(self.frames_per_second >= 0, "frames_per_second must not be negative")
+        require(not self.frames_per_second or self.stride == 1, "give frames_per_second or stride")
+        require(self.max_frames >= 0, f"max_frames must not be negative, got {self.max_frames}")
+        require(1 <= self.jpeg_quality <= 100, f"jpeg_quality {self.jpeg_quality} not in 1..100")
+        require(self.min_sharpness >= 0, "min_sharpness must not be negative")
+        require(0 < self.max_clipped_share <= 1, "max_clipped_share must lie in (0, 1]")
+        require(0 <= self.min_depth_share <= 1, "min_depth_share must lie in 0..1")
+        require(0 < self.max_drop_share <= 1, "max_drop_share must lie in (0, 1]")
+        require(self.min_frames >= 1, "min_frames must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,18 +86,21 @@ class ClipSpec:
     way. Every scene gets clips of every stage."""
     gap: tuple[int, int] = (2, 6)
     """Smallest and largest step between neighbouring views, in kept frames."""
+    dataset_gaps: tuple[tuple[str, int, int], ...] = ()
+    """(dataset, smallest, largest) of datasets whose gap is another."""
     clips_per_scene: int = 64
     mirror: bool = False
     """Draw half of the clips from the mirrored scene (image, K and poses flipped together)."""
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _require(bool(self.view_counts), "view_counts must not be empty")
+        require(bool(self.view_counts), "view_counts must not be empty")
         for ratio in self.stages:
-            _require(0 < ratio < 1, f"a mask ratio must lie in (0, 1), got {ratio}")
-        _require(len(self.gap) == 2, f"gap must be two numbers, got {self.gap}")
-        _require(1 <= self.gap[0] <= self.gap[1], f"gap {self.gap} is not an increasing pair >= 1")
-        _require(
+            require(0 < ratio < 1, f"a mask ratio must lie in (0, 1), got {ratio}")
+        for gap in (self.gap, *((low, high) for _, low, high in self.dataset_gaps)):
+            require(len(gap) == 2, f"gap must be two numbers, got {gap}")
+            require(1 <= gap[0] <= gap[1], f"gap {gap} is not an increasing pair >= 1")
+        require(
             self.clips_per_scene >= len(self.stages),
             f"{len(self.stages)} mask ratios need as many clips per scene, got"
             f" clips_per_scene {self.clips_per_scene}",
@@ -118,11 +108,16 @@ class ClipSpec:
         for n in self.view_counts:
             for ratio in self.stages:
                 context = int(n * (1 - ratio))
-                _require(
+                require(
                     1 <= context < n,
                     f"{n} views at mask ratio {ratio} leave {context} context views;"
                     " at least one context and one target view are needed",
                 )
+
+    def gap_of(self, dataset: str) -> tuple[int, int]:
+        """Smallest and largest step between neighbouring views of a scene of this dataset."""
+        others = {name: (low, high) for name, low, high in self.dataset_gaps}
+        return others.get(dataset, self.gap)
 
     @property
     def stages(self) -> tuple[float, ...]:
@@ -156,8 +151,10 @@ class TeacherSpec:
     metric_scale: bool = False
     """With cameras="teacher": metres per unit from the dataset's poses, carried with targets and
     latents. With cameras="dataset" the scale is known anyway."""
-    dtype: Literal["float16", "bfloat16"] = "float16"
-    """Stored dtype of the tokens; `online` targets are cast to it too."""
+    dtype: Literal["float16", "bfloat16", "int8"] = "float16"
+    """How tokens are stored; teachers in the loop cast to it too, so that every source gives the
+    same numbers. int8 has a scale per token and per channel (spa3r/data/quantise.py); it is only
+    stored: in the loop it means float16."""
     patch_size: int = 14
     width: int = 2048
     """Width of a geometric token."""
@@ -168,19 +165,19 @@ class TeacherSpec:
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "patch_size", "width", "semantic_width", "linguistic_width")
-        _require(
+        require(
             not (self.geometric == "rgbd" and self.cameras == "teacher"),
             "the rgbd teacher predicts no cameras: set cameras='dataset'",
         )
-        _require(
+        require(
             not (self.geometric == "rgbd" and self.passes == "two_pass"),
             "the rgbd teacher looks at each view alone: two_pass has no meaning",
         )
-        _require(
+        require(
             not (self.geometric == "rgbd" and self.layer != -1),
             f"the rgbd teacher has no layers, got layer {self.layer}: set geometric='vggt'",
         )
-        _require(
+        require(
             not (self.geometric == "vggt" and self.patch_size != 14),
             f"VGGT has patches of 14 pixels, got patch_size {self.patch_size}",
         )
@@ -221,14 +218,14 @@ class ModelConfig:
         _at_least(self, 1, "num_latents", "encoder_layers", "decoder_layers")
         _at_least(self, 1, "mlp_ratio", "patch_size")
         _at_least(self, 0, "num_registers")
-        _require(self.rope_base > 0, f"rope_base must be positive, got {self.rope_base}")
-        _require(
+        require(self.rope_base > 0, f"rope_base must be positive, got {self.rope_base}")
+        require(
             self.width % self.num_heads == 0,
             f"width {self.width} is not divisible by {self.num_heads} heads",
         )
         head = self.width // self.num_heads
-        _require(head % 8 == 0, f"head width {head} is not a multiple of 8 (PRoPE and RoPE)")
-        _require(
+        require(head % 8 == 0, f"head width {head} is not a multiple of 8 (PRoPE and RoPE)")
+        require(
             self.geometric or self.semantic or self.linguistic,
             "no target: set geometric, semantic or linguistic",
         )
@@ -243,6 +240,32 @@ class LossConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """Where the training targets come from. Held-out targets are always stored."""
+
+    source: Literal["cached", "packed", "online", "hybrid"] = "cached"
+    """`cached`: read clip by clip from the scenes' files. `packed`: the same targets, from
+    sequential shards shuffled across scenes (`spa3r pack`). `online`: teachers in the loop.
+    `hybrid`: per-frame tokens are read, geometric ones computed in the loop. docs/models.md says
+    when each wins."""
+    poisoned: Literal["stop", "drop"] = "stop"
+    """A clip whose stored targets are damaged or not finite stops the run, or is left out of its
+    batch and counted."""
+    statistics_clips: int = 256
+    """Clips from which `online` and `hybrid` take the statistics of geometric tokens."""
+
+    @property
+    def stored(self) -> Literal["clips", "frames", "statistics"]:
+        """What `spa3r targets` keeps of the training clips: all, per-frame tokens, or numbers."""
+        if self.source == "online":
+            return "statistics"
+        return "frames" if self.source == "hybrid" else "clips"
+
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "statistics_clips")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
     """Optimisation and its bookkeeping."""
 
@@ -254,30 +277,54 @@ class TrainConfig:
     weight_decay: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.999)
     clip_norm: float = 1.0
-    accumulate: int = 2
     views_per_batch: int = 24
-    """View budget of one worker's micro-batch: views_per_batch // n clips of n views."""
+    """View budget of one micro-batch: views_per_batch // n clips of n views."""
+    batches_per_step: int = 16
+    """Micro-batches of one optimizer step, over all workers: each does its share of them, so a step
+    is the same whatever the number of workers."""
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     """Autocast; falls back to float32 nowhere silently: a device without bf16 is an error."""
+    sharding: Literal["ddp", "fsdp2"] = "ddp"
+    """Weights and optimizer on every worker, or cut up among them."""
+    compile: bool = False
+    """torch.compile of the student."""
+    ema: float = 0.0
+    """Decay of an exponential moving average of the weights, which the encoder then has; 0: off."""
     seed: int = 0
+    max_loss_ratio: float = 3.0
+    """Stop when the mean loss of a log window exceeds this many times the lowest one before; 0:
+    never."""
+    validate_every: int = 1000
+    """Steps between validations on held-out scenes; 0: none."""
+    validate_scenes: int = 16
     checkpoint_every: int = 1000
     keep_checkpoints: int = 2
+    """The newest ones that are kept."""
+    keep_best: int = 1
+    """Those with the best validation that are kept besides."""
+    keep_every: int = 0
+    """Keep every checkpoint at a multiple of this many steps too; 0: none."""
     log_every: int = 50
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "steps", "log_every")
+        _at_least(self, 1, "steps", "log_every", "batches_per_step", "validate_scenes")
+        _at_least(self, 1, "checkpoint_every", "keep_checkpoints")
+        _at_least(self, 0, "weight_decay", "validate_every", "keep_best", "keep_every")
         for name in ("lr", "clip_norm"):
             value = getattr(self, name)
-            _require(value > 0, f"{name} must be positive, got {value}")
-        _at_least(self, 0, "weight_decay")
-        _require(
+            require(value > 0, f"{name} must be positive, got {value}")
+        require(
             len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas),
             f"betas must be two numbers in [0, 1), got {self.betas}",
         )
-        _require(0 <= self.warmup_steps < self.steps, "warmup_steps must lie in 0..steps-1")
-        _require(0 <= self.min_lr <= self.lr, "min_lr must lie in 0..lr")
-        _require(self.views_per_batch >= 2 and self.accumulate >= 1, "empty batches")
-        _require(self.checkpoint_every >= 1 and self.keep_checkpoints >= 1, "no checkpoints kept")
+        require(0 <= self.ema < 1, f"ema must lie in [0, 1), got {self.ema}")
+        require(
+            self.max_loss_ratio == 0 or self.max_loss_ratio > 1,
+            f"max_loss_ratio must be 0 or more than 1, got {self.max_loss_ratio}",
+        )
+        require(0 <= self.warmup_steps < self.steps, "warmup_steps must lie in 0..steps-1")
+        require(0 <= self.min_lr <= self.lr, "min_lr must lie in 0..lr")
+        require(self.views_per_batch >= 2, "a batch needs two views")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -290,6 +337,7 @@ class Recipe:
     teacher: TeacherSpec = field(default_factory=TeacherSpec)
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     eval_clips: ClipSpec = field(
         default_factory=lambda: ClipSpec(view_counts=(8,), clips_per_scene=4, seed=1)
@@ -302,96 +350,22 @@ class Recipe:
             ("geometric width", t.width, m.geo_width),
         )
         for what, ours, theirs in pairs:
-            _require(ours == theirs, f"{what}: teacher has {ours}, model expects {theirs}")
+            require(ours == theirs, f"{what}: teacher has {ours}, model expects {theirs}")
         frame_targets = (
             ("semantic", m.semantic, t.semantic, t.semantic_width, m.sem_width),
             ("linguistic", m.linguistic, t.linguistic, t.linguistic_width, m.lang_width),
         )
         for kind, wanted, source, ours, theirs in frame_targets:
             if wanted:
-                _require(source != "none", f"model.{kind} is on but teacher.{kind} is 'none'")
-                _require(
-                    ours == theirs, f"{kind} width: teacher has {ours}, model expects {theirs}"
-                )
-        _require(
+                require(source != "none", f"model.{kind} is on but teacher.{kind} is 'none'")
+                require(ours == theirs, f"{kind} width: teacher has {ours}, model expects {theirs}")
+        require(
             self.ingest.multiple % t.patch_size == 0,
             f"images are cropped to a multiple of {self.ingest.multiple}, which patches of"
             f" {t.patch_size} do not tile",
         )
         for n in self.clips.view_counts:
-            _require(
+            require(
                 n <= self.train.views_per_batch,
                 f"a clip of {n} views exceeds the budget of {self.train.views_per_batch}",
             )
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """Plain JSON-ready dictionary of a configuration dataclass (tuples become lists)."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
-
-
-def from_dict(cls: type[C], values: Mapping[str, Any]) -> C:
-    """Inverse of `to_dict`. Unknown keys and values of the wrong type raise ConfigError."""
-    hints = typing.get_type_hints(cls)
-    unknown = sorted(set(values) - set(hints))
-    _require(not unknown, f"{cls.__name__}: unknown settings {unknown}")
-    arguments = {key: _convert(cls, key, hints[key], value) for key, value in values.items()}
-    return cls(**arguments)
-
-
-def override(config: C, values: Mapping[str, Any]) -> C:
-    """Copy with dotted overrides, e.g. {"train.steps": 40}: for debugging and tests, logged.
-
-    All of them are set before the result is checked, so their order does not matter.
-    """
-    plain = to_dict(config)
-    for dotted, value in values.items():
-        *path, name = dotted.split(".")
-        table: Any = plain
-        for part in path:
-            table = table.get(part) if isinstance(table, dict) else None
-        _require(
-            isinstance(table, dict) and name in table,
-            f"{type(config).__name__} has no setting {dotted!r}",
-        )
-        table[name] = value
-    return from_dict(type(config), plain)
-
-
-def config_hash(*configs: Any) -> str:
-    """First 16 hex digits of the SHA-256 of the canonical JSON of dataclasses or plain data."""
-    plain = [to_dict(c) if dataclasses.is_dataclass(c) else c for c in configs]
-    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _convert(cls: type, key: str, hint: Any, value: Any) -> Any:
-    """Checks and converts one JSON value to the field's declared type."""
-    where = f"{cls.__name__}.{key}"
-    origin = typing.get_origin(hint)
-    if dataclasses.is_dataclass(hint):
-        if isinstance(value, typing.cast(type, hint)):
-            return value
-        _require(isinstance(value, Mapping), f"{where} must be a table, got {value!r}")
-        return from_dict(typing.cast(type, hint), value)
-    if origin is Literal:
-        choices = typing.get_args(hint)
-        _require(value in choices, f"{where} must be one of {list(choices)}, got {value!r}")
-        return value
-    if origin in (typing.Union, types.UnionType):
-        return value
-    if origin is tuple:
-        _require(isinstance(value, list | tuple), f"{where} must be a list, got {value!r}")
-        inside = typing.get_args(hint)
-        if len(inside) == 2 and inside[1] is Ellipsis:
-            inside = (inside[0],) * len(value)
-        _require(
-            len(value) == len(inside), f"{where} must have {len(inside)} entries, got {value!r}"
-        )
-        pairs = enumerate(zip(inside, value, strict=True))
-        return tuple(_convert(cls, f"{key}[{i}]", kind, one) for i, (kind, one) in pairs)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    matches = isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool)
-    _require(matches, f"{where} must be {hint.__name__}, got {value!r}")
-    return value

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from spa3r.config import ClipSpec, ModelConfig, TeacherSpec, from_dict, to_dict
+from spa3r.config import ClipSpec, ModelConfig, TeacherSpec
 from spa3r.errors import WeightsError
+from spa3r.plain import from_dict, to_dict
 from spa3r.recipes.release import release
 
 FORMAT: Final = "spa3r-encoder-1"

@@ -23,7 +23,6 @@ from safetensors.torch import save
 from spa3r import query as field
 from spa3r import storage
 from spa3r.camera import Camera, Cameras
-from spa3r.config import config_hash
 from spa3r.device import Dtype, checked_device, chosen_precision
 from spa3r.encode import SURFACE_POINTS, encode_scenes
 from spa3r.encoder_card import CONFIG_FILE, EncoderCard
@@ -34,6 +33,7 @@ from spa3r.given_images import GivenImages
 from spa3r.latent import SceneLatent
 from spa3r.model_card import model_card
 from spa3r.models.spa3r import Spa3RModel
+from spa3r.plain import config_hash
 from spa3r.teachers.base import GeometricTeacher
 from spa3r.teachers.build import build_geometric
 from spa3r.teachers.checkpoints import load_json, load_state_dict, load_strict, state_hash

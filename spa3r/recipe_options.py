@@ -34,3 +34,10 @@ def recipe_of(arguments: argparse.Namespace) -> dict[str, Any]:
         except ValueError:
             overrides[key] = text
     return {"recipe": arguments.recipe, "overrides": overrides}
+
+
+def data_options() -> argparse.ArgumentParser:
+    """Parent parser with --dataset beside --recipe and --set."""
+    data = argparse.ArgumentParser(add_help=False, parents=[recipe_options()])
+    data.add_argument("--dataset", default="rooms", help="name of the ingested dataset")
+    return data

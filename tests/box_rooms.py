@@ -13,9 +13,10 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from spa3r.config import Recipe, config_hash, override
+from spa3r.config import Recipe
 from spa3r.data.batch import ClipBatch
 from spa3r.data.clips import Clip, draw_clips
+from spa3r.plain import config_hash, override
 from spa3r.recipes import catalogue
 
 GRID = (3, 4)
@@ -55,6 +56,9 @@ class BoxRooms:
             x_MD = torch.cat([t[kind].flatten(0, 1) for t in tokens])
             self.stats[f"{kind}_mean"] = x_MD.mean(0)
             self.stats[f"{kind}_std"] = x_MD.std(0).clamp_min(1e-3)
+
+    def grid_hw(self, clip: Clip) -> tuple[int, int]:
+        return GRID
 
     def load(self, clips: Sequence[Clip]) -> ClipBatch:
         parts = [self._clip(clip) for clip in clips]

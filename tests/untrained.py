@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 
-from spa3r.config import ModelConfig, TeacherSpec, to_dict
+from spa3r.config import ModelConfig, TeacherSpec
 from spa3r.encoder_card import EncoderCard
 from spa3r.hub import Spa3REncoder
 from spa3r.models.spa3r import Spa3RModel
+from spa3r.plain import to_dict
 from spa3r.recipes import catalogue
 from spa3r.teachers.build import build_geometric
 from spa3r.teachers.vggt import save_vggt

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from spa3r import storage
-from spa3r.config import from_dict
 from spa3r.encoder_card import CONFIG_FILE
 from spa3r.encoder_card import FORMAT as ENCODER_FORMAT
 from spa3r.errors import ConfigError
+from spa3r.plain import from_dict
 from spa3r.teachers.vggt import VggtConfig
 
 ADAPTER_FORMAT: Final = "spa3r-adapter-1"

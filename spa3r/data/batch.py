@@ -29,6 +29,8 @@ class ClipBatch:
     K_BV33: Tensor  # float32, pixels
     depth_BVN: Tensor  # float32, clip units, 0 = unknown
     valid_BVN: Tensor  # bool
+    dropped: tuple[str, ...] = ()
+    """One line for each poisoned clip of the batch: its rows are zero and nowhere valid."""
 
     def tokens(self) -> dict[str, Tensor]:
         """Target tokens by kind ("geo", "sem", "lang"), only what is there."""
@@ -46,11 +48,15 @@ class ClipBatch:
 
 
 class TargetSource(Protocol):
-    """Where targets come from: `cached` shards or teachers in the loop (`online`)."""
+    """Where targets come from: stored, or teachers in the loop (DataConfig.source)."""
 
     @property
     def clips(self) -> Sequence[Clip]:
         """All of them, in manifest order."""
+        ...
+
+    def grid_hw(self, clip: Clip) -> tuple[int, int]:
+        """Rows and columns of patches of the clip's views."""
         ...
 
     def load(self, clips: Sequence[Clip]) -> ClipBatch:

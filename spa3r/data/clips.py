@@ -74,7 +74,7 @@ def draw_clips(dataset: str, scene: str, frames: Sequence[int], spec: ClipSpec) 
     for draw in range(4 * spec.clips_per_scene):
         ratio = spec.stages[draw % len(spec.stages)]
         n = counts[rng.integers(len(counts))]
-        positions = _draw_positions(len(frames), n, spec.gap, rng)
+        positions = _draw_positions(len(frames), n, spec.gap_of(dataset), rng)
         is_target = np.ones(n, dtype=bool)
         context = rng.choice(n - 1, size=num_context(n, ratio) - 1, replace=False) + 1
         is_target[[0, *context]] = False

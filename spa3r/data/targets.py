@@ -19,12 +19,13 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from spa3r import schema, storage
-from spa3r.config import ClipSpec, TeacherSpec, from_dict
+from spa3r.config import ClipSpec, TeacherSpec
 from spa3r.data.answers import TOKEN_DTYPES, FrameKey, TeacherAnswers, frame_keys, frame_widths
 from spa3r.data.batch import ClipBatch
 from spa3r.data.clips import Clip, draw_clips
 from spa3r.data.shards import FrameTable, ShardReader
 from spa3r.errors import SceneError, ShardError
+from spa3r.plain import from_dict
 from spa3r.teachers.base import GeometricTeacher, SemanticTeacher
 
 CLIP_TABLE: Final = "clips.parquet"
@@ -113,6 +114,10 @@ class OnlineTargets:
         self.clips = tuple(clips)
         self._answers = TeacherAnswers(table, spec, geometric, semantic, linguistic, device=device)
 
+    def grid_hw(self, clip: Clip) -> tuple[int, int]:
+        """See TargetSource."""
+        return self._answers.grid_hw(clip)
+
     def load(self, clips: Sequence[Clip]) -> ClipBatch:
         """See TargetSource. Raises TeacherError, ShardError, SceneError as TeacherAnswers does."""
         grid_hw = _common_grid([self._answers.grid_hw(clip) for clip in clips], clips)
@@ -185,7 +190,7 @@ class CachedTargets:
         Raises:
             ShardError: a shard is missing or damaged, or the clips are of different grids.
         """
-        grid_hw = _common_grid([self._grid(clip) for clip in clips], clips)
+        grid_hw = _common_grid([self.grid_hw(clip) for clip in clips], clips)
         read = [self._read_clip(clip) for clip in clips]
         whole = {name: torch.stack([tensors[name] for tensors in read]) for name in read[0]}
         is_target_BV = _partition(clips)
@@ -215,7 +220,8 @@ class CachedTargets:
 
     # --- samples ----------------------------------------------------------------------------------
 
-    def _grid(self, clip: Clip) -> tuple[int, int]:
+    def grid_hw(self, clip: Clip) -> tuple[int, int]:
+        """See TargetSource. Raises ShardError: no such clip."""
         if clip.id not in self._grids:
             raise ShardError(f"{self.folder}: no clip {clip.id}; {_CURE} with these settings")
         return self._grids[clip.id]

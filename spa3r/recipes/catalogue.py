@@ -4,8 +4,9 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from spa3r.config import Recipe, override
+from spa3r.config import Recipe
 from spa3r.errors import ConfigError
+from spa3r.plain import override
 from spa3r.recipes.debug import debug
 from spa3r.recipes.paper import paper
 from spa3r.recipes.release import release

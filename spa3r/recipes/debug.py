@@ -22,6 +22,14 @@ def debug() -> Recipe:
         model=replace(
             base.model, width=32, num_heads=2, num_latents=8, encoder_layers=1, decoder_layers=1
         ),
-        train=replace(base.train, steps=12, warmup_steps=2, checkpoint_every=6, log_every=1),
+        train=replace(
+            base.train,
+            steps=12,
+            warmup_steps=2,
+            validate_every=6,
+            validate_scenes=2,
+            checkpoint_every=6,
+            log_every=1,
+        ),
         eval_clips=replace(base.eval_clips, view_counts=(4,), clips_per_scene=2),
     )

@@ -17,9 +17,9 @@ from torch.nn.functional import interpolate
 from transformers import PretrainedConfig, PreTrainedModel
 
 from spa3r import storage
-from spa3r.config import config_hash
 from spa3r.errors import TeacherError, WeightsError
 from spa3r.licences import licence_of_teacher
+from spa3r.plain import config_hash
 from spa3r.teachers.base import ClipViews
 from spa3r.teachers.checkpoints import load_json, load_strict, state_hash
 

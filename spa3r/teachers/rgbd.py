@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from spa3r.config import TeacherSpec, config_hash
+from spa3r.config import TeacherSpec
 from spa3r.errors import ConfigError, TeacherError
+from spa3r.plain import config_hash
 from spa3r.teachers.base import ClipViews, ContextViews, GeometricTargets, require_context
 from spa3r.teachers.dataset_cameras import dataset_cameras, sensor_surface
 from spa3r.teachers.rgbd_features import (

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from spa3r import storage
-from spa3r.config import from_dict, to_dict
 from spa3r.errors import ConfigError
+from spa3r.plain import from_dict, to_dict
 from spa3r.teachers.camera_head import CameraHead, CameraHeadConfig
 from spa3r.teachers.checkpoints import load_json, load_state_dict, load_strict
 from spa3r.teachers.dpt_head import DptConfig, DptHead

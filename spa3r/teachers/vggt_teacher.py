@@ -9,9 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from spa3r.config import config_hash
 from spa3r.errors import ConfigError, TeacherError
 from spa3r.licences import licence_of_weights
+from spa3r.plain import config_hash
 from spa3r.teachers.base import ClipViews, ContextViews, GeometricTargets, require_context
 from spa3r.teachers.checkpoints import state_hash
 from spa3r.teachers.chunks import VIEWS_PER_CHUNK

@@ -87,13 +87,13 @@ def train(
     forward = world.wrap(task)
     log = MetricsLog(run / "metrics.jsonl", world, first_step=state.step)
     # This rank's share of the data order, from where the run stands.
-    per_step = world.size * config.accumulate
+    per_step = config.batches_per_step
     end = state.position + (config.steps - state.step) * per_step
     mine = range(state.position + world.rank, end, world.size)
     stopping = False
     with _load_ahead(task.load, mine, loaders) as batches:
         while state.step < config.steps and not stopping:
-            done = list(_micro_batches(forward, batches, config, device, log))
+            done = list(_micro_batches(forward, batches, config, device, log, world.size))
             norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
             finite = torch.stack([norm, *(total for _, total in done)]).isfinite().all()
             flags = world.any(torch.stack([~finite, torch.tensor(stop(), device=device)]))
@@ -124,18 +124,20 @@ def _micro_batches(
     config: TrainConfig,
     device: torch.device,
     log: MetricsLog,
+    world_size: int,
 ) -> Iterator[tuple[ClipBatch, Tensor]]:
     """Forward and backward of one step's batches; yields each with its detached total loss.
 
     Every micro-batch counts alike, as in the released configuration, whatever its clips' length.
     """
-    for micro in range(config.accumulate):
+    count = config.batches_per_step // world_size
+    for micro in range(count):
         with log.waiting():
             batch = next(batches)
-        with _gradients_stay_local(forward, until=micro == config.accumulate - 1):
+        with _gradients_stay_local(forward, until=micro == count - 1):
             with _autocast(config, device):
                 losses = forward(batch.to(device))
-            (losses["total"] / config.accumulate).backward()
+            (losses["total"] / count).backward()
         log.add(losses, views=batch.is_target_BV.numel())
         yield batch, losses["total"].detach()
 

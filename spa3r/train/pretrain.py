@@ -12,10 +12,11 @@ from typing import Any, Final
 import torch
 
 from spa3r import storage
-from spa3r.config import Recipe, to_dict
+from spa3r.config import Recipe
 from spa3r.data.batch import TargetSource
 from spa3r.errors import ConfigError, TrainingError
 from spa3r.hub import EncoderCard, Spa3REncoder
+from spa3r.plain import to_dict
 from spa3r.progress import meter
 from spa3r.train.follow import OnLine, follow
 from spa3r.train.loop import TrainResult, train
@@ -59,7 +60,7 @@ def batches_of(job: Job, world: World) -> int:
     A run that continues with another number of workers has another total: the borders between the
     stages of its curriculum move, its end stays the end of the last stage.
     """
-    per_step = job.recipe.train.accumulate * world.size
+    per_step = job.recipe.train.batches_per_step
     own = latest(job.run)
     if own is None:
         return job.recipe.train.steps * per_step

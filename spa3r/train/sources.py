@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from spa3r.config import Recipe, config_hash, to_dict
+from spa3r.config import Recipe
 from spa3r.data.batch import TargetSource
 from spa3r.data.targets import CachedTargets
 from spa3r.errors import ConfigError
+from spa3r.plain import config_hash, to_dict
 from spa3r.teachers.build import build_geometric
 
 

@@ -38,7 +38,7 @@ class PretrainTask(nn.Module):
             recipe.train.views_per_batch,
             recipe.train.seed,
             stages=recipe.clips.stages,
-            total=batches or recipe.train.steps * recipe.train.accumulate,
+            total=batches or recipe.train.steps * recipe.train.batches_per_step,
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.train.seed)

@@ -26,8 +26,9 @@ from requests.exceptions import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
 from spa3r import storage
-from spa3r.config import Recipe, config_hash, to_dict
+from spa3r.config import Recipe
 from spa3r.errors import ServiceError, WeightsError
+from spa3r.plain import config_hash, to_dict
 from spa3r.train.provenance import code_version, encoder_hash, provenance_tags
 from spa3r.train.servers import existing_store, mlflow_is_away, mlflow_store, require_mlflow
 from spa3r.train.units import unit_of

@@ -14,11 +14,12 @@ from typing import Any
 import jinja2
 
 from spa3r import storage
-from spa3r.config import Recipe, config_hash, to_dict
+from spa3r.config import Recipe
 from spa3r.eval.controls import CONTROLS
 from spa3r.eval.examples import ClipExample
 from spa3r.eval.field_report import COMPARED, MODEL, FieldReport
 from spa3r.eval.gate import GateVerdict
+from spa3r.plain import config_hash, to_dict
 from spa3r.schema import KIND_NAMES
 from spa3r.viz.curves import loss_curves
 from spa3r.viz.strips import clip_strip, depth_gradient, fit_bases

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from flows import model_stages
-from flows.model_stages import EVALUATION, FIELD
+from flows import judge_stages
+from flows.judge_stages import EVALUATION, FIELD
 from spa3r.errors import ShardError
 from spa3r.eval.controls import CONTROLS
 from spa3r.eval.field_report import MIN_SCENES, FieldReport, SceneRow, summarise
@@ -71,7 +71,7 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
 def test_champion_moves_to_a_better_field_and_stays_for_a_worse_one(registry: Registry) -> None:
     one = registry.register(1)
     registry.log(one, field_report(MIN_SCENES, 0.2), one.tags["encoder_hash"])
-    result = model_stages.promote()
+    result = judge_stages.promote()
     assert result.facts["promoted"] and registry.champion() == one.version
     assert "is champion" in result.line and f"{MIN_SCENES} held-out scenes" in result.line
     tags = registry.candidate().tags
@@ -85,7 +85,7 @@ def test_champion_moves_to_a_better_field_and_stays_for_a_worse_one(registry: Re
         (field_report(MIN_SCENES, -0.1), "is not above 0"),
     ):
         registry.log(two, report, two.tags["encoder_hash"])
-        result = model_stages.promote()
+        result = judge_stages.promote()
         assert not result.facts["promoted"] and registry.champion() == "1"
         assert "champion stays at version 1" in result.line and why in result.line
         tags = registry.candidate().tags
@@ -95,8 +95,8 @@ def test_champion_moves_to_a_better_field_and_stays_for_a_worse_one(registry: Re
 def test_an_encoder_without_its_own_evaluation_is_not_judged(registry: Registry) -> None:
     one = registry.register(1)
     with pytest.raises(ShardError, match="was not evaluated: run `spa3r evaluate`"):
-        model_stages.promote()
+        judge_stages.promote()
     registry.log(one, field_report(MIN_SCENES, 0.2), "0" * 16)
     with pytest.raises(ShardError, match="of another encoder; run `spa3r evaluate` again"):
-        model_stages.promote()
+        judge_stages.promote()
     assert registry.champion() is None and "field_gate" not in registry.candidate().tags

@@ -8,7 +8,7 @@ import torch
 from spa3r.train.pretrain import pretrain
 from tests.box_rooms import BoxRooms, box_recipe
 
-RECIPE = box_recipe(train__steps=60, train__checkpoint_every=4, train__accumulate=1)
+RECIPE = box_recipe(train__steps=60, train__checkpoint_every=4, train__batches_per_step=1)
 
 
 def run(folder: Path) -> None:

@@ -6,19 +6,9 @@ from typing import Any
 
 import pytest
 
-from spa3r.config import (
-    ClipSpec,
-    IngestSpec,
-    ModelConfig,
-    Recipe,
-    TeacherSpec,
-    TrainConfig,
-    config_hash,
-    from_dict,
-    override,
-    to_dict,
-)
+from spa3r.config import ClipSpec, IngestSpec, ModelConfig, Recipe, TeacherSpec, TrainConfig
 from spa3r.errors import ConfigError
+from spa3r.plain import config_hash, from_dict, override, to_dict
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from spa3r.config import Recipe, config_hash, from_dict, to_dict
+from spa3r.config import Recipe
 from spa3r.errors import ConfigError
 from spa3r.models.spa3r import Spa3RModel
+from spa3r.plain import config_hash, from_dict, to_dict
 from spa3r.recipes import catalogue
 
 
@@ -39,7 +40,7 @@ def test_paper_and_release_differ_where_the_authors_do():
     assert paper.clips == release.clips
     for recipe in (paper, release):
         assert recipe.train.steps == 80_000 and recipe.clips.view_counts == tuple(range(4, 13))
-        assert recipe.train.accumulate == 2 and recipe.train.views_per_batch == 24
+        assert recipe.train.batches_per_step == 16 and recipe.train.views_per_batch == 24
 
 
 def test_overrides_change_the_hash_and_unknown_names_are_refused():

@@ -11,9 +11,10 @@ from preprocessing import manifests, shards
 from preprocessing.dataset import ingest_dataset
 from preprocessing.manifests import Manifest
 from spa3r import schema, storage
-from spa3r.config import IngestSpec, to_dict
+from spa3r.config import IngestSpec
 from spa3r.data.shards import FrameTable
 from spa3r.errors import ShardError
+from spa3r.plain import to_dict
 from spa3r.schema import data_hash
 from tests.conftest import REPO
 from tests.sens_maker import make_dataset

@@ -21,7 +21,7 @@ from spa3r.train.world import World
 from tests.box_rooms import BoxRooms, box_recipe
 
 WORLD = World(device=torch.device("cpu"))
-RECIPE = box_recipe(train__steps=8, train__checkpoint_every=3, train__accumulate=2)
+RECIPE = box_recipe(train__steps=8, train__checkpoint_every=3, train__batches_per_step=2)
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 import torch
 
-from spa3r.config import Recipe, override
+from spa3r.config import Recipe
 from spa3r.data.answers import TeacherAnswers
 from spa3r.data.batch import ClipBatch
 from spa3r.data.clips import draw_clips
 from spa3r.data.shards import FrameTable
 from spa3r.data.targets import OnlineTargets
+from spa3r.plain import override
 from spa3r.recipes import catalogue
 from spa3r.teachers.vggt_teacher import VggtTeacher
 from spa3r.train.optim import build_optimizer

@@ -97,7 +97,7 @@ def report_data(clips: int = 1) -> ReportData:
         ),
         model=ModelConfig(geo_width=256, sem_width=64, width=192, num_heads=6, num_latents=64),
     )
-    recipe = replace(recipe, train=replace(recipe.train, steps=900, accumulate=1))
+    recipe = replace(recipe, train=replace(recipe.train, steps=900, batches_per_step=1))
     field = field_report()
     return ReportData(
         title="Spa3R field report: tiny on generated rooms",
