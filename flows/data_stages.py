@@ -2,17 +2,18 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from flows.settings import Settings
 from flows.stage import StageResult, say, timed
 from spa3r import storage
-from spa3r.config import Recipe
+from spa3r.config import ClipSpec, Recipe
 from spa3r.errors import ShardError
 from spa3r.progress import meter
 from spa3r.recipes import catalogue
 
 Overrides = Mapping[str, Any] | None
+Stored: TypeAlias = Literal["clips", "frames", "statistics"]
 
 # As in real scans, a few frames lose their pose or their depth; ingest must drop and count them.
 DEMO_ROOMS = {
@@ -56,25 +57,33 @@ def write_room_dataset(out: str, *, train_rooms: int, val_rooms: int, **options:
 
 
 def targets(
-    *, dataset: str = "rooms", recipe: str = "tiny", overrides: Overrides = None
+    *, dataset: str = "rooms", recipe: str = "tiny", overrides: Overrides = None, ray: bool = False
 ) -> StageResult:
-    """Teacher targets of the training clips and of the held-out clips."""
+    """Teacher targets of the training clips and of the held-out clips.
+
+    Args:
+        ray: on the cluster of RAY_ADDRESS, or a Ray started here; else on this machine.
+    """
     from preprocessing.targets import write_targets
     from spa3r.data.shards import FrameTable
 
     settings, plan = Settings.from_environment(), catalogue.get(recipe, overrides)
     table = FrameTable(require_shards(settings, dataset, plan))
-    # The weight-free teacher is faster on many cores than on one GPU.
-    device = "cpu" if plan.teacher.geometric == "rgbd" else settings.device
     with timed(settings, "targets", settings.target_pair(dataset, plan)) as outcome:
         written = {
             split: write_targets(
-                table, out=settings.targets(dataset, plan, split), clips=clips,
-                teacher=plan.teacher, split=split, workers=settings.workers, device=device,
+                table, settings.targets(dataset, plan, split), clips=clips, split=split,
+                stored=stored, statistics_clips=plan.data.statistics_clips, teacher=plan.teacher,
+                workers=settings.workers, device=teacher_device(settings, plan), ray=ray,
             )
-            for split, clips in (("train", plan.clips), ("val", plan.eval_clips))
+            for split, clips, stored in target_splits(plan)
         }  # fmt: skip
-        reused = all(manifest.reused == manifest.scenes for manifest in written.values())
+        reused = all(found.reused == found.scenes for found in written.values())
+        if plan.data.source == "packed":
+            from preprocessing.pack import pack_targets
+
+            packed = settings.packed(dataset, plan)
+            pack_targets(written["train"].folder, packed, workers=settings.workers)
         outcome["reused"] = reused
     train, val = written["train"], written["val"]
     done = (
@@ -83,8 +92,19 @@ def targets(
     )
     facts = {"targets": train.folder, "held-out targets": val.folder,
              "clips": train.clips, "held-out clips": val.clips,
+             "scenes that failed": len(train.failures) + len(val.failures),
              "target hash": train.target_hash}  # fmt: skip
     return StageResult(stage="targets", line=say(done, reused=reused), facts=facts, reused=reused)
+
+
+def target_splits(plan: Recipe) -> tuple[tuple[str, ClipSpec, Stored], ...]:
+    """Of each split its name, how its clips are drawn, and what is stored of them."""
+    return (("train", plan.clips, plan.data.stored), ("val", plan.eval_clips, "clips"))
+
+
+def teacher_device(settings: Settings, plan: Recipe) -> str:
+    """Where teachers compute; the weight-free one is faster on many cores than on one GPU."""
+    return "cpu" if plan.teacher.geometric == "rgbd" else settings.device
 
 
 def require_shards(settings: Settings, dataset: str, recipe: Recipe) -> str:

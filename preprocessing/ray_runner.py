@@ -37,7 +37,7 @@ TASK_BYTES: Final = 1 << 30
 frame at full size."""
 TRIES: Final = 3
 """How often a scene is started whose process or node was lost."""
-_LOST: Final = (
+LOST: Final = (
     WorkerCrashedError, NodeDiedError, LocalRayletDiedError, OutOfMemoryError, ObjectLostError,
 )  # fmt: skip
 _ENVIRONMENT: Final = {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
@@ -58,7 +58,7 @@ def ray_runner(workers: int, room: Room | None = None) -> Runner:
     """
 
     def run(job: Job, sources: Sequence[SceneSource]) -> Iterator[tuple[str, Attempt]]:
-        with _ray(workers):
+        with running_ray(workers):
             task = ray.put(job)
             waiting, tries = deque(sources), Counter[str]()
             for source, handle in in_turns(
@@ -67,8 +67,9 @@ def ray_runner(workers: int, room: Room | None = None) -> Runner:
                 tries[source.name] += 1
                 try:
                     outcome = ray.get(handle)
-                except _LOST as error:
-                    log.warning("scene %s: its process was lost (%s)", source.name, _line(error))
+                except LOST as error:
+                    why = first_line(error)
+                    log.warning("scene %s: its process was lost (%s)", source.name, why)
                     if tries[source.name] < TRIES:
                         waiting.append(source)
                     else:
@@ -104,13 +105,18 @@ def _first(running: Mapping[Any, SceneSource]) -> Sequence[Any]:
     return done
 
 
-def _line(error: RayError) -> str:
+def first_line(error: RayError) -> str:
+    """What Ray says at length, in short."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 @contextmanager
-def _ray(workers: int) -> Iterator[None]:
+def running_ray(workers: int, *, gpus: bool = False) -> Iterator[None]:
     """A running Ray, shut down afterwards if it was started here.
+
+    Args:
+        workers: CPUs of a Ray that is started here.
+        gpus: whether it has this machine's GPUs.
 
     Raises:
         ServiceError: nothing answers at RAY_ADDRESS.
@@ -118,14 +124,14 @@ def _ray(workers: int) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    _start(workers)
+    _start(workers, gpus=gpus)
     try:
         yield
     finally:
         ray.shutdown()
 
 
-def _start(workers: int) -> None:
+def _start(workers: int, *, gpus: bool = False) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read once, when Ray starts
     common: dict[str, Any] = {
         "log_to_driver": False,
@@ -136,7 +142,7 @@ def _start(workers: int) -> None:
         ray.init(
             **common,
             num_cpus=workers,
-            num_gpus=0,
+            num_gpus=None if gpus else 0,
             _memory=workers * TASK_BYTES,
             object_store_memory=_OBJECT_STORE_BYTES,
             include_dashboard=False,
@@ -145,7 +151,7 @@ def _start(workers: int) -> None:
         return
     _require_answer(address)
     ray.init(**common)
-    _warn_of_small_nodes()
+    _warn_of_small_nodes(gpus=gpus)
 
 
 def _require_answer(address: str) -> None:
@@ -157,12 +163,15 @@ def _require_answer(address: str) -> None:
     except OSError as error:
         raise ServiceError(
             f"RAY_ADDRESS={address}: no Ray cluster answers ({error.strerror or error}); start one"
-            " (docs/operations.md), or unset it to use this machine alone"
+            " (docs/services.md), or unset it to use this machine alone"
         ) from error
 
 
-def _warn_of_small_nodes() -> None:
+def _warn_of_small_nodes(*, gpus: bool) -> None:
     """Ray itself waits in silence for a node that can take a task."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if not any(n.get("CPU", 0) >= 1 and n.get("memory", 0) >= TASK_BYTES for n in nodes):
+    if gpus:
+        if not any(n.get("GPU", 0) >= 1 for n in nodes):
+            log.warning("no Ray node has a GPU; waiting for one")
+    elif not any(n.get("CPU", 0) >= 1 and n.get("memory", 0) >= TASK_BYTES for n in nodes):
         log.warning("no Ray node has a CPU and %.0f GiB; waiting for one", TASK_BYTES / 2**30)

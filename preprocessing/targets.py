@@ -1,63 +1,42 @@
 """Frame shards in, teacher targets out. Plain functions; Prefect only calls them.
 
-The unit of work is a scene: `<scene>.frames.tar` (semantic and linguistic tokens, one sample per
-frame and mirror, shared by clips), `<scene>.clips.tar`, their indices as Parquet, the channels'
-sums and, last, the sidecar. The split's tables, statistics and manifest are made from finished
-scenes. Every file is a pure function of shards, clips and teachers: work that was killed and
-started again ends with the same bytes.
-
-Legend: V views, N tokens per view, D width.
+The unit of work is a scene (target_scene.py), of resuming a teacher call (target_parts.py). The
+split's tables, statistics and manifest are made from finished scenes. One process at a time
+writes into a folder; with Ray that is the one which hands out the scenes.
 """
 
-import hashlib
-import json
 import logging
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-import pyarrow as pa
-import safetensors.torch
-import torch
-from torch import Tensor
-
 from preprocessing import shards
-from preprocessing.workers import process_pool
+from preprocessing.estimate import size
+from preprocessing.lock import output_lock
+from preprocessing.space import free_bytes
+from preprocessing.target_answers import SceneJob, Stored
+from preprocessing.target_crews import Crew, LocalCrew, Outcome, TeacherFacts, build_teachers
+from preprocessing.target_parts import PARTS_FOLDER, clear_parts
+from preprocessing.target_sizes import scene_bytes
+from preprocessing.target_split import discard_tables, measured_clips, merge
 from spa3r import schema, storage
 from spa3r.config import ClipSpec, TeacherSpec
-from spa3r.data.answers import FrameKey, TeacherAnswers, frame_keys, frame_widths
+from spa3r.data.answers import grid_of
 from spa3r.data.clips import Clip
 from spa3r.data.shards import FrameTable
-from spa3r.data.statistics import ChannelSums, mean_and_std
-from spa3r.data.targets import (
-    CLIP_COLUMNS,
-    CLIP_TABLE,
-    MANIFEST_FILE,
-    SEMANTIC_COLUMNS,
-    SEMANTIC_TABLE,
-    STATS_FILE,
-    Layout,
-    draw_split,
-    parse_tensors,
-)
-from spa3r.errors import ShardError
+from spa3r.data.targets import MANIFEST_FILE, draw_split
+from spa3r.errors import ConfigError, SceneError, ShardError, Spa3RError, TeacherError
 from spa3r.plain import config_hash, to_dict
 from spa3r.progress import meter
-from spa3r.teachers.base import GeometricTargets, GeometricTeacher, SemanticTeacher
-from spa3r.teachers.build import build_geometric, build_linguistic, build_semantic
+from spa3r.teachers.base import GeometricTeacher, SemanticTeacher
 
 log = logging.getLogger(__name__)
 
-_CLIP_SCHEMA: Final = shards.arrow_schema(CLIP_COLUMNS)
-_FRAME_SCHEMA: Final = shards.arrow_schema(SEMANTIC_COLUMNS)
-
-Teachers = Mapping[str, GeometricTeacher | SemanticTeacher | None]
-"""By role: geometric, semantic, linguistic."""
+VIEWS_PER_CALL: Final = 24
+"""Of a teacher on a GPU. On a CPU each clip is a call."""
+_SHOWN: Final = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,28 +45,20 @@ class TargetManifest:
 
     folder: str
     target_hash: str
-    """Hex SHA-256 over the sorted scenes' files."""
+    """Hex SHA-256 over the sorted scenes' files, which hold the clips' ids."""
     data_hash: str
     """Of the frame shards that the targets were made from."""
+    stored: Stored
     scenes: int
     clips: int
     bytes: int
     """Of all scenes' files."""
     dropped: dict[str, str]
     """Scene -> why it gives no clip."""
+    failures: dict[str, str]
+    """Scene -> why the teachers could not answer, an earlier run said so and nothing changed."""
     reused: int
     """Scenes that were already complete."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Job:
-    """One scene's work; small enough to send to another process."""
-
-    out: str
-    scene: str
-    split: str
-    spec_hash: str
-    clips: tuple[Clip, ...]
 
 
 def write_targets(
@@ -97,286 +68,235 @@ def write_targets(
     clips: ClipSpec,
     teacher: TeacherSpec,
     split: str,
+    stored: Stored = "clips",
+    statistics_clips: int = 256,
     workers: int = 1,
     device: str = "cpu",
+    ray: bool = False,
     geometric: GeometricTeacher | None = None,
     semantic: SemanticTeacher | None = None,
     linguistic: SemanticTeacher | None = None,
 ) -> TargetManifest:
     """Draws the clips of a split's scenes and writes what the teachers say of them.
 
-    Scenes that were finished before with the same clips, teachers and shard are left alone.
+    What was finished before with the same clips, teachers and shard is left alone. A scene that
+    fails does not stop the others: it is named at the end, once; another run goes on without it if
+    the teachers refused it, and tries it again if its files could not be read.
 
     Args:
         out: folder or URL of the split's targets.
-        workers: processes, one thread each; teachers on a GPU and teachers given as objects work
-            in this process.
+        stored: "clips" keeps all; "frames" tokens of single frames; "statistics" nothing but that.
+        statistics_clips: unless all clips are stored, so many drawn ones give the statistics.
+        workers: processes of one thread, but teachers on a GPU or given as objects work in this
+            process; CPUs of a Ray that is started here.
+        ray: on the cluster of RAY_ADDRESS or a Ray started here: an actor per GPU, or per CPU where
+            `device` is "cpu".
         geometric, semantic, linguistic: teachers in place of those that the spec names.
 
     Raises:
         SceneError: no scene of the split is long enough for a clip.
         TeacherError, WeightsError: a teacher cannot be had or lacks what it needs.
-        ConfigError: a teacher is given for a kind of token that the spec does not have.
-        ShardError: shards cannot be read or out cannot be written; finished scenes are kept.
+        ConfigError: a teacher is given for a kind of token that the spec does not have, or to Ray.
+        ShardError: shards cannot be read, out cannot be written, has too little space, or is being
+            written by another process; finished work is kept.
     """
-    out = str(out)
-    if removed := storage.remove_leftovers(out):
-        log.info("%s: %d unfinished files of an earlier run removed", out, removed)
-    drawn, dropped = draw_split(table, split, clips)
-    for reason in dropped.values():
-        log.warning("left out: %s", reason)
-    if geometric or semantic or linguistic or device != "cpu":
-        workers = 1
-    geometric = geometric or build_geometric(teacher, device=device)
-    semantic = semantic or build_semantic(teacher, device=device)
-    linguistic = linguistic or build_linguistic(teacher, device=device)
-    answers = TeacherAnswers(table, teacher, geometric, semantic, linguistic, device=device)
-    teachers = {"geometric": geometric, "semantic": semantic, "linguistic": linguistic}
-    same = [*_made_by(teacher, teachers), split, schema.SCHEMA_VERSION]
-    jobs = [
-        _Job(
-            out=out, scene=scene, split=split, clips=tuple(of_scene),
-            spec_hash=config_hash(clips, same, table.shard_hash(scene), _ids(of_scene)),
-        )
-        for scene, of_scene in sorted(drawn.items())
-    ]  # fmt: skip
-    reused = _write_scenes(answers, jobs, workers)
-    facts = _merge(out, [job.scene for job in jobs], _widths(teacher))
-    facts |= {"data_hash": table.data_hash, "dropped": dropped}
-    made_with = {
-        "schema": schema.SCHEMA_VERSION, "split": split, "clip_spec": to_dict(clips),
-        "teacher": to_dict(teacher),
-        "references": {role: one.reference() if one else None for role, one in teachers.items()},
-    }  # fmt: skip
-    shards.write_json(storage.join(out, MANIFEST_FILE), made_with | facts)
+    out, given = str(out), (geometric, semantic, linguistic)
+    with output_lock(out):
+        _remove_leftovers(out)
+        drawn, dropped = _draw(table, split, clips)
+        with _crew(table, teacher, given, device=device, workers=workers, ray=ray) as crew:
+            same = [clips, [*_made_by(teacher, crew.facts), split, schema.SCHEMA_VERSION]]
+            jobs = plan_jobs(
+                table, drawn, out, split=split, stored=stored, same=same, device=device,
+                measured=measured(drawn, clips, stored, statistics_clips),
+            )  # fmt: skip
+            reused, failures = _write_scenes(crew, jobs, table, teacher)
+        finished = [job.scene for job in jobs if job.scene not in failures]
+        facts = merge(out, finished, teacher, stored) | {"stored": stored, "failures": failures}
+        facts |= {"data_hash": table.data_hash, "dropped": dropped}
+        _write_manifest(out, split, clips, teacher, crew.facts, facts)
+        clear_parts(out)
     return TargetManifest(folder=out, reused=reused, **facts)
 
 
-def _made_by(spec: TeacherSpec, teachers: Teachers) -> list[Any]:
+def _remove_leftovers(out: str) -> None:
+    for folder in (out, storage.join(out, PARTS_FOLDER)):
+        if removed := storage.remove_leftovers(folder):
+            log.info("%s: %d unfinished files of an earlier run removed", folder, removed)
+
+
+def _draw(
+    table: FrameTable, split: str, spec: ClipSpec
+) -> tuple[dict[str, list[Clip]], dict[str, str]]:
+    drawn, dropped = draw_split(table, split, spec)
+    for reason in dropped.values():
+        log.warning("left out: %s", reason)
+    return drawn, dropped
+
+
+def _write_manifest(
+    out: str,
+    split: str,
+    clips: ClipSpec,
+    spec: TeacherSpec,
+    teachers: TeacherFacts,
+    facts: dict[str, Any],
+) -> None:
+    made_with = {
+        "schema": schema.SCHEMA_VERSION, "split": split, "clip_spec": to_dict(clips),
+        "teacher": to_dict(spec), "references": teachers.references,
+    }  # fmt: skip
+    shards.write_json(storage.join(out, MANIFEST_FILE), made_with | facts)
+
+
+def plan_jobs(
+    table: FrameTable,
+    drawn: dict[str, list[Clip]],
+    out: str,
+    *,
+    split: str,
+    stored: Stored,
+    measured: frozenset[str],
+    same: Sequence[Any],
+    device: str,
+) -> list[SceneJob]:
+    """The scenes' work, sorted.
+
+    Args:
+        measured: ids of the clips that give the statistics.
+        same: all else that decides every scene's files.
+    """
+    jobs: list[SceneJob] = []
+    for scene, clips in sorted(drawn.items()):
+        ids = [clip.id for clip in clips]  # each holds dataset, frames, partition and mirror
+        counted = [clip for clip in clips if clip.id in measured]
+        choice = [stored, [clip.id for clip in counted]]
+        jobs.append(SceneJob(
+            out=out, scene=scene, split=split, stored=stored, clips=tuple(clips),
+            measured=tuple(counted), views_per_call=1 if device == "cpu" else VIEWS_PER_CALL,
+            spec_hash=config_hash(*same, table.shard_hash(scene), ids, choice),
+        ))  # fmt: skip
+    return jobs
+
+
+def measured(
+    drawn: dict[str, list[Clip]], spec: ClipSpec, stored: Stored, count: int
+) -> frozenset[str]:
+    """Ids of the clips that give the statistics: all where all are stored, else a seeded draw."""
+    clips = [clip for of_scene in drawn.values() for clip in of_scene]
+    return measured_clips(clips, len(clips) if stored == "clips" else count, spec.seed)
+
+
+def _made_by(spec: TeacherSpec, facts: TeacherFacts) -> list[Any]:
     """All that decides the teachers' numbers; weights that only moved give the same targets."""
     nowhere = replace(spec, geometric_uri="", semantic_uri="", linguistic_uri="")
-    return [to_dict(nowhere), [[one.hash, one.precision] for one in teachers.values() if one]]
+    return [to_dict(nowhere), facts.identity]
 
 
-def _ids(clips: Sequence[Clip]) -> list[str]:
-    """Each holds its clip's dataset, scene, ordered frames, partition and mirror."""
-    return [clip.id for clip in clips]
+@contextmanager
+def _crew(
+    table: FrameTable,
+    spec: TeacherSpec,
+    given: tuple[GeometricTeacher | None, SemanticTeacher | None, SemanticTeacher | None],
+    *,
+    device: str,
+    workers: int,
+    ray: bool,
+) -> Iterator[Crew]:
+    """The teachers, where they are asked to be."""
+    if ray:
+        if any(given):
+            raise ConfigError("teachers given as objects work in this process: leave ray=False")
+        from preprocessing.ray_targets import ray_crew
 
-
-def _write_scenes(answers: TeacherAnswers, jobs: Sequence[_Job], workers: int) -> int:
-    """Does the jobs that are not done yet; returns how many were."""
-    waiting = [job for job in jobs if not shards.is_complete(job.out, job.scene, job.spec_hash)]
-    if waiting:
-        # The tables point into shards that are about to change.
-        for name in (MANIFEST_FILE, CLIP_TABLE, SEMANTIC_TABLE, STATS_FILE):
-            shards.discard(storage.join(jobs[0].out, name))
-    reused = len(jobs) - len(waiting)
-    workers = min(workers, len(waiting))
-    if workers > 1:
-        finished = _in_processes(answers.table.folder, answers.spec, waiting, workers)
+        with ray_crew(table.folder, spec, device=device, workers=workers) as crew:
+            yield crew
     else:
-        finished = (_write_scene(answers, job) for job in waiting)
-    with meter("targets", len(jobs), "scenes", done=reused) as progress:
-        for scene in finished:
-            progress.advance(note=scene)
-    return reused
+        alone = any(given) or device != "cpu"
+        teachers = build_teachers(spec, device, *given)
+        yield LocalCrew(table, spec, teachers, device=device, workers=1 if alone else workers)
 
 
-# --- processes ------------------------------------------------------------------------------------
+# --- scenes ---------------------------------------------------------------------------------------
 
 
-def _in_processes(
-    folder: str, teacher: TeacherSpec, jobs: Sequence[_Job], workers: int
-) -> Iterator[str]:
-    """Scenes as they finish."""
-    pool = process_pool(workers, _one_torch_thread)
-    try:
-        futures = [pool.submit(_work, folder, teacher, job) for job in jobs]
-        for future in as_completed(futures):
-            yield future.result()
-    except BrokenProcessPool as error:
-        raise ShardError(
-            f"{jobs[0].out}: a worker died (out of memory?); run again with fewer workers, finished"
-            " scenes are kept"
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _one_torch_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@lru_cache(maxsize=1)
-def _worker_answers(folder: str, teacher: TeacherSpec) -> TeacherAnswers:
-    geometric, semantic = build_geometric(teacher), build_semantic(teacher)
-    linguistic = build_linguistic(teacher)
-    return TeacherAnswers(FrameTable(folder), teacher, geometric, semantic, linguistic)
-
-
-def _work(folder: str, teacher: TeacherSpec, job: _Job) -> str:
-    return _write_scene(_worker_answers(folder, teacher), job)
-
-
-# --- one scene ------------------------------------------------------------------------------------
-
-
-def _write_scene(answers: TeacherAnswers, job: _Job) -> str:
-    """All files of one scene, the sidecar last; returns its name."""
-    out, scene = job.out, job.scene
-    shards.discard(shards.sidecar_url(out, scene))
-    files: dict[str, shards.FileMark] = {}
-    counts = {"clips": len(job.clips), "frames": 0}
-    sums = {kind: ChannelSums(width) for kind, width in _widths(answers.spec).items()}
-    if frame_widths(answers.spec):
-        keys = sorted({key for clip in job.clips for key in frame_keys(clip)})
-        counts["frames"] = len(keys)
-        files |= _write_frames(answers, job, keys, sums)
-    files |= _write_clips(answers, job, sums)
-    states = {name: x for kind, one in sums.items() for name, x in one.state(kind).items()}
-    name = f"{scene}.{STATS_FILE}"
-    files[name] = _publish(storage.join(out, name), safetensors.torch.save(states))
-    shards.write_sidecar(
-        out, scene, stage="targets", spec_hash=job.spec_hash, files=files, counts=counts
-    )
-    return scene
-
-
-def _write_frames(
-    answers: TeacherAnswers, job: _Job, keys: Sequence[FrameKey], sums: Mapping[str, ChannelSums]
-) -> dict[str, shards.FileMark]:
-    """Tokens of the scene's frames, and their index."""
-    grid_hw = answers.grid_hw(job.clips[0])
-
-    def samples() -> Iterator[tuple[str, dict[str, bytes]]]:
-        for key in keys:
-            found = answers.of_frames([key], grid_hw)
-            tensors = {kind: tokens_FND[0].cpu().contiguous() for kind, tokens_FND in found.items()}
-            for kind, tokens_ND in tensors.items():
-                sums[kind].add(tokens_ND, f"scene {job.scene}, frame {key[1]}")
-            payload = safetensors.torch.save(tensors)
-            yield f"{key[1]:06d}{'m' if key[2] else ''}", {schema.SEM_PART: payload}
-
-    tar, rows_name = f"{job.scene}.frames.tar", f"{job.scene}.{SEMANTIC_TABLE}"
-    index = shards.write_tar(storage.join(job.out, tar), samples())
-    rows = [
-        {"scene": scene, "frame": frame, "mirror": mirror, "shard": tar, "offset": entry.offset,
-         "size": entry.size}
-        for (scene, frame, mirror), entry in zip(keys, index.entries, strict=True)
-    ]  # fmt: skip
-    table = pa.Table.from_pylist(rows, _FRAME_SCHEMA)
-    mark = shards.write_parquet(storage.join(job.out, rows_name), [table], _FRAME_SCHEMA)
-    return {tar: index.mark, rows_name: mark}
-
-
-def _write_clips(
-    answers: TeacherAnswers, job: _Job, sums: Mapping[str, ChannelSums]
-) -> dict[str, shards.FileMark]:
-    """Geometric targets of the scene's clips, and their index."""
-    rows = {clip.id: _row(clip, job, answers.grid_hw(clip)) for clip in job.clips}
-
-    def samples() -> Iterator[tuple[str, dict[str, bytes]]]:
-        for clip in job.clips:
-            targets = answers.geometric([clip])
-            tensors = _clip_tensors(targets, two_pass=answers.spec.passes == "two_pass")
-            # View by view: a whole clip of VGGT tokens in float64 is a hundred megabytes.
-            for tokens_ND, valid_N in zip(
-                tensors[schema.GEO_TOKENS], tensors[schema.PATCH_VALID], strict=True
-            ):
-                sums["geo"].add(tokens_ND[valid_N], f"clip {clip.id}")
-            depth_VN = tensors[schema.PATCH_DEPTH]
-            sums["depth"].add(depth_VN[depth_VN > 0][:, None], f"depth of clip {clip.id}")
-            meta = json.dumps(_meta(clip, targets, rows[clip.id]), sort_keys=True, allow_nan=False)
-            payload = safetensors.torch.save(tensors)
-            yield clip.id, {schema.CLIP_PART: payload, schema.CLIP_META_PART: meta.encode()}
-
-    tar, rows_name = f"{job.scene}.clips.tar", f"{job.scene}.{CLIP_TABLE}"
-    index = shards.write_tar(storage.join(job.out, tar), samples())
-    for entry in index.entries:
-        if entry.part == schema.CLIP_PART:
-            rows[entry.key] |= {"shard": tar, "offset": entry.offset, "size": entry.size}
-    table = pa.Table.from_pylist(list(rows.values()), _CLIP_SCHEMA)
-    mark = shards.write_parquet(storage.join(job.out, rows_name), [table], _CLIP_SCHEMA)
-    return {tar: index.mark, rows_name: mark}
-
-
-def _row(clip: Clip, job: _Job, grid_hw: tuple[int, int]) -> dict[str, Any]:
-    return {
-        "id": clip.id, "dataset": clip.dataset, "scene": clip.scene, "split": job.split,
-        "frames": list(clip.frames), "is_target": list(clip.is_target), "mirror": clip.mirror,
-        "grid_height": grid_hw[0], "grid_width": grid_hw[1],
-    }  # fmt: skip
-
-
-def _clip_tensors(targets: GeometricTargets, *, two_pass: bool) -> dict[str, Tensor]:
-    """The tensors of one clip (B = 1) as spa3r.schema names them."""
-    tensors = {
-        schema.GEO_TOKENS: targets.tokens_BVND,
-        schema.CAMERA_FROM_WORLD: targets.camera_from_world_BV44,
-        schema.INTRINSICS: targets.K_BV33,
-        schema.PATCH_DEPTH: targets.depth_BVN,
-        schema.PATCH_VALID: targets.valid_BVN,
-    }
-    if two_pass:
-        tensors[schema.GEO_CONTEXT] = targets.context_BCND
-    return {name: t[0].cpu().contiguous() for name, t in tensors.items()}
-
-
-def _meta(clip: Clip, targets: GeometricTargets, row: Mapping[str, Any]) -> dict[str, Any]:
-    """What a reader that streams the shard needs to know, without the tables."""
-    unit = float(targets.metres_per_unit_B[0])
-    return {**row, "metres_per_unit": unit if math.isfinite(unit) else None}
-
-
-def _publish(url: str, data: bytes) -> shards.FileMark:
-    with shards.writing(url) as f:
-        f.write(data)
-    return shards.FileMark(len(data), hashlib.sha256(data).hexdigest())
-
-
-# --- the split ------------------------------------------------------------------------------------
-
-
-def _widths(teacher: TeacherSpec) -> dict[str, int]:
-    """Channels of each kind of value that is summed up."""
-    return {"geo": teacher.width, "depth": 1} | frame_widths(teacher)
-
-
-def _merge(out: str, scenes: Sequence[str], widths: Mapping[str, int]) -> dict[str, Any]:
-    """The split's tables and statistics out of finished scenes, sorted; facts about them.
+def _write_scenes(
+    crew: Crew, jobs: Sequence[SceneJob], table: FrameTable, spec: TeacherSpec
+) -> tuple[int, dict[str, str]]:
+    """Does the jobs that are not done yet; returns how many were, and which were refused before.
 
     Raises:
-        ShardError: a scene's file is damaged, or the split's cannot be written.
+        TeacherError, SceneError, ShardError: of the first scene that failed; names them all.
     """
-    names = {CLIP_TABLE: _CLIP_SCHEMA}
-    if set(widths) & set(schema.FRAME_KINDS):
-        names[SEMANTIC_TABLE] = _FRAME_SCHEMA
-    for name, arrow_schema in names.items():
-        tables = (shards.read_parquet(storage.join(out, f"{scene}.{name}")) for scene in scenes)
-        shards.write_parquet(storage.join(out, name), tables, arrow_schema)
-    stats = mean_and_std(
-        _read_sums(storage.join(out, f"{scene}.{STATS_FILE}"), widths) for scene in scenes
-    )
-    _publish(storage.join(out, STATS_FILE), safetensors.torch.save(stats))
-    sidecars = {scene: shards.read_sidecar(out, scene) for scene in scenes}
-    files = {scene: sidecar["files"] for scene, sidecar in sidecars.items()}
-    return {
-        "target_hash": hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest(),
-        "scenes": len(scenes),
-        "clips": sum(sidecar["counts"]["clips"] for sidecar in sidecars.values()),
-        "bytes": sum(mark["bytes"] for marks in files.values() for mark in marks.values()),
+    out, finished = jobs[0].out, shards.Snapshot(jobs[0].out)
+    hashes = {job.scene: job.spec_hash for job in jobs}
+    done = {s for s in hashes if (finished.sidecar(s) or {}).get("spec_hash") == hashes[s]}
+    refused = {
+        scene: mark["why"]
+        for scene in hashes.keys() - done
+        if (mark := finished.refusal(scene)) and mark["spec_hash"] == hashes[scene]
     }
+    if refused and not done and len(refused) == len(jobs):
+        refused = {}  # with nothing to go on with, they are asked again
+    waiting = [job for job in jobs if job.scene not in done and job.scene not in refused]
+    if waiting:
+        discard_tables(out)
+        _require_space(out, waiting, table, spec)
+    failed: list[Outcome] = []
+    with meter("targets", len(jobs), "scenes", done=len(jobs) - len(waiting)) as progress:
+        for outcome in crew.write(waiting):
+            if outcome.failure:
+                log.warning("scene %s failed: %s", outcome.scene, outcome.failure)
+                _refuse(out, outcome.scene, outcome.failure, hashes, table)
+                failed.append(outcome)
+            elif finished.refusal(outcome.scene):  # of other settings
+                shards.discard(storage.join(out, outcome.scene + shards.REFUSED_SUFFIX))
+            progress.advance(note=outcome.scene)
+    if failed:
+        raise _all_failures(sorted(failed, key=lambda outcome: outcome.scene), len(jobs), out)
+    return len(done), dict(sorted(refused.items()))
 
 
-def _read_sums(url: str, widths: Mapping[str, int]) -> dict[str, Tensor]:
-    """The states of one scene's ChannelSums."""
-    layout: Layout = {}
-    for kind, width in widths.items():
-        for name, size in (("count", 1), ("sum", width), ("squares", width)):
-            layout[f"{kind}_{name}"] = ((size,), torch.float64)
-    cure = "delete it and run again"  # with its size unchanged, a run alone would use it again
-    try:
-        payload = storage.read_bytes(url)
-    except OSError as error:
-        raise ShardError(f"{url}: cannot be read ({error.strerror or error}); {cure}") from error
-    return parse_tensors(payload, layout, url, cure=cure)
+def _require_space(
+    out: str, jobs: Sequence[SceneJob], table: FrameTable, spec: TeacherSpec
+) -> None:
+    """A disk that would be full before the end is told of before the teachers begin.
+
+    Raises:
+        ShardError: too little is free.
+    """
+    free = free_bytes(out)
+    if free is None:
+        return
+    of_scenes = [
+        sum(scene_bytes(job, grid_of(table, job.clips[0], spec.patch_size), spec).values())
+        for job in jobs
+    ]
+    needed = sum(of_scenes) + max(of_scenes)  # parts stay until their scene is put together
+    if free < needed:
+        raise ShardError(
+            f"{out}: {len(jobs)} scenes need {size(needed)}, {size(free)} are free; free space,"
+            " name another place, or store less (teacher.dtype='int8', clips.clips_per_scene)"
+        )
+
+
+def _refuse(
+    out: str, scene: str, why: Spa3RError, hashes: dict[str, str], table: FrameTable
+) -> None:
+    """Records what another try would end with too: not what a mended file or storage cures."""
+    if isinstance(why, TeacherError | SceneError):
+        shards.write_refusal(
+            out, scene, spec_hash=hashes[scene], signature=table.shard_hash(scene), why=str(why)
+        )
+
+
+def _all_failures(failed: Sequence[Outcome], total: int, out: str) -> Spa3RError:
+    """One line about all of them, as an error of the first one's kind."""
+    said = [f"{one.scene}: {one.failure}" for one in failed[:_SHOWN]]
+    more = [f"and {len(failed) - _SHOWN} more"] if len(failed) > _SHOWN else []
+    kind = type(failed[0].failure)
+    assert issubclass(kind, Spa3RError)
+    return kind(
+        f"{out}: {len(failed)} of {total} scenes failed, the others are finished; mend them, or run"
+        f" again to go on without those that the teachers refused: {'; '.join([*said, *more])}"
+    )

@@ -21,9 +21,9 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 def published(folder: Path) -> dict[str, bytes]:
-    """What lies under a final name."""
+    """What lies under a final name, but for the parts that a stage puts its files together from."""
     files = files_of(folder) if folder.exists() else {}
-    return {name: data for name, data in files.items() if not name.endswith(".tmp")}
+    return {n: data for n, data in files.items() if not n.endswith((".tmp", ".part"))}
 
 
 def finish(child: subprocess.Popen[str]) -> tuple[int, str]:

@@ -12,8 +12,8 @@ import safetensors.torch
 from preprocessing.targets import write_targets
 from spa3r import schema, storage
 from spa3r.config import ClipSpec, TeacherSpec
+from spa3r.data.cached import CachedTargets
 from spa3r.data.shards import FrameTable, iter_samples
-from spa3r.data.targets import CachedTargets
 from spa3r.errors import SceneError, ShardError, TeacherError
 from spa3r.teachers.base import ClipViews, GeometricTargets
 from spa3r.teachers.rgbd import RgbdTeacher
@@ -49,11 +49,13 @@ def test_what_lies_on_disk(table: FrameTable, tmp_path: Path) -> None:
     assert "3 usable frames" in manifest["dropped"]["short"]
     samples = list(iter_samples(str(out / "a.clips.tar")))
     clips = [clip for clip in CachedTargets(out).clips if clip.scene == "a"]
-    assert [s["__key__"] for s in samples] == [clip.id for clip in clips]
+    # Alike clips lie together; the table has them in the order in which they were drawn.
+    alike = sorted(clips, key=lambda clip: (clip.num_views, clip.num_context))
+    assert [s["__key__"] for s in samples] == [clip.id for clip in alike]
     tensors = safetensors.torch.load(samples[0][schema.CLIP_PART])
     assert set(tensors) == {"geo", "camera_from_world", "K", "depth", "valid"}
     meta = json.loads(samples[0][schema.CLIP_META_PART])
-    assert meta["frames"] == list(clips[0].frames) and meta["metres_per_unit"] > 0
+    assert meta["frames"] == list(alike[0].frames) and meta["metres_per_unit"] > 0
     # Frames are written once, however many clips share them.
     keys = [s["__key__"] for s in iter_samples(str(out / "a.frames.tar"))]
     assert sorted(keys) == sorted({f"{f:06d}{'m' * c.mirror}" for c in clips for f in c.frames})
@@ -164,8 +166,8 @@ def test_where_weights_lie_is_not_in_the_key(table: FrameTable, tmp_path: Path) 
 class _Blind(RgbdTeacher):
     """Sees nothing in the last view: a field of view of 0."""
 
-    def answer(self, stats, views: ClipViews) -> GeometricTargets:
-        targets = super().answer(stats, views)
+    def answer(self, stats, views: ClipViews, *, heads="all") -> GeometricTargets:
+        targets = super().answer(stats, views, heads=heads)
         K_BV33 = targets.K_BV33.clone()
         K_BV33[:, -1, 0, 0] = float("inf")
         return replace(targets, K_BV33=K_BV33)
@@ -204,8 +206,8 @@ def test_a_damaged_file_of_a_finished_scene_is_named(
 class _Overflowing(RgbdTeacher):
     """Tokens that float16 cannot hold."""
 
-    def answer(self, stats, views: ClipViews) -> GeometricTargets:
-        targets = super().answer(stats, views)
+    def answer(self, stats, views: ClipViews, *, heads="all") -> GeometricTargets:
+        targets = super().answer(stats, views, heads=heads)
         return replace(targets, tokens_BVND=targets.tokens_BVND * 1e6)
 
 
