@@ -5,7 +5,7 @@ Legend: B clips, V views, C context views, N tokens per view, D width.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -46,6 +46,14 @@ class ClipBatch:
         }
         return replace(self, **moved)
 
+    def pin(self) -> "ClipBatch":
+        """Copy in page-locked memory, from which a GPU takes it while it computes."""
+        return replace(self, **{
+            f.name: getattr(self, f.name).pin_memory()
+            for f in fields(self)
+            if isinstance(getattr(self, f.name), Tensor)
+        })  # fmt: skip
+
 
 class TargetSource(Protocol):
     """Where targets come from: stored, or teachers in the loop (DataConfig.source)."""
@@ -61,4 +69,27 @@ class TargetSource(Protocol):
 
     def load(self, clips: Sequence[Clip]) -> ClipBatch:
         """Targets of clips that agree in view count, context count and grid."""
+        ...
+
+
+@runtime_checkable
+class Staged(Protocol):
+    """A source with teachers in the loop: `load(clips)` is `finish(fetch(clips))`."""
+
+    def fetch(self, clips: Sequence[Clip]) -> Any:
+        """The host's work, reading and decoding; called from loader threads."""
+        ...
+
+    def finish(self, fetched: Any) -> ClipBatch:
+        """The device's work, the teachers; called in the training thread."""
+        ...
+
+
+@runtime_checkable
+class Sequential(Protocol):
+    """A source that is read fastest in runs of neighbours."""
+
+    @property
+    def shards(self) -> Sequence[Sequence[Clip]]:
+        """The clips of each shard as they lie in it; all agree in views, context and grid."""
         ...

@@ -9,11 +9,9 @@ Legend: H W pixels.
 
 import os
 import tarfile
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 from typing import IO, Any, Final
 
 import numpy as np
@@ -21,12 +19,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from spa3r import images, storage
-from spa3r.errors import ImageError, ShardError
+from spa3r.data.reader import CURE, Bytes, Range, ShardReader, joined
+from spa3r.errors import DamageError, ImageError, ShardError
 from spa3r.schema import MANIFEST_COLUMNS, SCHEMA_VERSION
 
-_LOCAL: Final = ("file", ("file", "local"))
-_GAPS: Final = 64 << 10  # bytes between a frame's parts, at most: tar headers, small parts
-_CURE: Final = "run the stage that wrote it again"
+_GAP: Final = 16 << 10  # bytes between a frame's parts, at most: tar headers, small parts
 # By the prefix of their columns; the first is there in every kept frame.
 _DECODERS: Final[dict[str, Callable[[bytes], np.ndarray]]] = {
     "color": images.decode_jpeg,
@@ -34,74 +31,6 @@ _DECODERS: Final[dict[str, Callable[[bytes], np.ndarray]]] = {
     "label": images.decode_label_png,
     "mask": images.decode_mask_png,
 }
-
-
-class ShardReader:
-    """Random access to byte ranges of shards; local files stay open, the least used is closed.
-
-    Args:
-        max_open: how many local files may be open at a time.
-    """
-
-    def __init__(self, max_open: int = 64) -> None:
-        self._max_open = max_open
-        self._open: OrderedDict[str, IO[bytes]] = OrderedDict()
-        self._sizes: dict[str, int] = {}
-        self._lock = Lock()
-
-    @property
-    def open_files(self) -> int:
-        """How many local files are open now."""
-        return len(self._open)
-
-    def read(self, url: str, offset: int, size: int) -> bytes:
-        """Bytes [offset, offset + size) of a shard.
-
-        Raises:
-            ShardError: the shard is missing or unreadable, or the range leaves it.
-        """
-        fs, path = storage.filesystem(url)
-        try:
-            if fs.protocol in _LOCAL:
-                file = self._file(path)
-                self._check(url, offset, size, os.fstat(file.fileno()).st_size)
-                # A positioned read shares no file position, so threads need no lock; and the
-                # reference keeps the file open even if it is dropped from the cache meanwhile.
-                data = os.pread(file.fileno(), size, offset)
-            else:
-                self._check(url, offset, size, self._size(fs, path))
-                data = fs.cat_file(path, start=offset, end=offset + size) if size else b""
-        except OSError as error:
-            raise ShardError(f"{url}: cannot be read ({error.strerror or error}); {_CURE}") from (
-                error
-            )
-        if len(data) != size:
-            raise ShardError(f"{url}: {len(data)} of {size} bytes read at {offset}; {_CURE}")
-        return data
-
-    def _size(self, fs: Any, path: str) -> int:
-        """Bytes of a remote shard, asked once: published shards do not change."""
-        if path not in self._sizes:
-            self._sizes[path] = int(fs.size(path))
-        return self._sizes[path]
-
-    @staticmethod
-    def _check(url: str, offset: int, size: int, total: int) -> None:
-        if offset < 0 or size < 0 or offset + size > total:
-            raise ShardError(
-                f"{url}: bytes {offset}..{offset + size} asked for, the file has {total};"
-                f" shard and manifest do not belong together, {_CURE}"
-            )
-
-    def _file(self, path: str) -> IO[bytes]:
-        with self._lock:
-            file = self._open.get(path)
-            if file is None:
-                file = self._open[path] = Path(path).open("rb", buffering=0)  # noqa: SIM115
-                if len(self._open) > self._max_open:
-                    self._open.popitem(last=False)
-            self._open.move_to_end(path)
-            return file
 
 
 def iter_samples(url: str) -> Iterator[dict[str, Any]]:
@@ -118,7 +47,7 @@ def iter_samples(url: str) -> Iterator[dict[str, Any]]:
     # ValueError, OverflowError: what tarfile makes of some damaged headers.
     except (OSError, tarfile.TarError, EOFError, ValueError, OverflowError) as error:
         why = " ".join(str(error).split())
-        raise ShardError(f"{url}: not a complete tar ({why}); {_CURE}") from error
+        raise ShardError(f"{url}: not a complete tar ({why}); {CURE}") from error
 
 
 def _members(f: IO[bytes], url: str) -> Iterator[dict[str, Any]]:
@@ -184,7 +113,7 @@ class FrameTable:
         self._require(scene)
         hashes = self.manifest["shards"]
         if scene not in hashes:
-            raise ShardError(f"{self._manifest_url}: no shard of scene {scene}; {_CURE}")
+            raise ShardError(f"{self._manifest_url}: no shard of scene {scene}; {CURE}")
         return hashes[scene]
 
     def shard_url(self, scene: str) -> str:
@@ -218,31 +147,34 @@ class FrameTable:
         return self._rows.slice(self._first[scene] + place, 1).to_pylist()[0]
 
     def load_frame(self, scene: str, frame: int, *, mirror: bool = False) -> FrameSample:
-        """Reads and decodes one kept frame.
+        """Reads and decodes one kept frame. See load_frames."""
+        return self.load_frames(scene, [frame], mirror=mirror)[0]
+
+    def load_frames(
+        self, scene: str, frames: Sequence[int], *, mirror: bool = False
+    ) -> list[FrameSample]:
+        """Reads and decodes kept frames of a scene; remote ones are asked for at once.
 
         Args:
-            mirror: the mirrored scene's frame: image maps, K and pose flipped together.
+            mirror: the mirrored scene's frames: image maps, K and pose flipped together.
 
         Raises:
-            ShardError: shard missing or damaged, or not what the manifest says.
+            DamageError: shard missing or damaged, or not what the manifest says.
+            ShardError: no such scene or frame, or the shard cannot be read.
         """
-        row = self.row(scene, frame)
-        url = self._locate(row["shard"])
-        maps = self._decode(url, row)
-        K_33 = self._matrix(url, row, "K", 3)
-        pose_44 = self._matrix(url, row, "world_from_camera", 4)
-        if mirror:
-            flipped, K_33, pose_44 = images.mirror(list(maps.values()), K_33, pose_44)
-            maps = dict(zip(maps, flipped, strict=True))
-        return FrameSample(
-            frame=frame,
-            color=maps["color"],
-            depth_mm=maps.get("depth"),
-            labels=maps.get("label"),
-            mask=maps.get("mask"),
-            K_33=K_33,
-            world_from_camera_44=pose_44,
-        )
+        rows = [self.row(scene, frame) for frame in frames]
+        places = [_places(self._locate(row["shard"]), row) for row in rows]
+        asked = [one for ranges in places for one in _requests(ranges)]
+        found = dict(zip(asked, self._reader.read_many(asked), strict=True))
+        return [
+            self._sample(row, _payloads(ranges, found), mirror)
+            for row, ranges in zip(rows, places, strict=True)
+        ]
+
+    def require(self) -> None:
+        """Raises ShardError if the whole dataset is gone, which is no damage of one frame."""
+        if not storage.exists(self._manifest_url):
+            raise ShardError(f"{self._manifest_url}: gone while it was used; mount its storage")
 
     # --- reading ----------------------------------------------------------------------------------
 
@@ -251,48 +183,27 @@ class FrameTable:
         if "/" not in shard:
             return storage.join(self.folder, shard)
         if shard.rpartition("/")[0] not in self._members:
-            raise ShardError(f"{self.folder}: shard {shard} lies outside of the dataset; {_CURE}")
+            raise ShardError(f"{self.folder}: shard {shard} lies outside of the dataset; {CURE}")
         return shard
 
-    def _decode(self, url: str, row: dict[str, Any]) -> dict[str, np.ndarray]:
-        """Maps of a frame by the prefix of their columns, all of the row's size."""
-        try:
-            maps = {part: _DECODERS[part](data) for part, data in self._payloads(url, row)}
-        except ImageError as error:
-            raise ShardError(f"{url}: frame {row['frame']}: {error}; {_CURE}") from error
-        size = (row["height"], row["width"])
-        if any(m.shape[:2] != size for m in maps.values()):
-            raise ShardError(
-                f"{url}: frame {row['frame']} decodes to {[m.shape for m in maps.values()]}, its"
-                f" manifest says {size[1]} x {size[0]}; {_CURE}"
-            )
-        return maps
-
-    def _payloads(self, url: str, row: dict[str, Any]) -> list[tuple[str, bytes]]:
-        """A frame's parts, as one range: they lie together, and every request is a round trip."""
-        places = {
-            part: (row[f"{part}_offset"], row[f"{part}_size"])
-            for part in _DECODERS
-            if part == "color" or row[f"{part}_offset"] >= 0
-        }
-        begin = min(at for at, _ in places.values())
-        end = max(at + size for at, size in places.values())
-        if not 0 <= end - begin <= sum(size for _, size in places.values()) + _GAPS:
-            return [(part, self._reader.read(url, *place)) for part, place in places.items()]
-        data = memoryview(self._reader.read(url, begin, end - begin))
-        return [
-            (part, bytes(data[at - begin : at - begin + size]))
-            for part, (at, size) in places.items()
-        ]
-
-    @staticmethod
-    def _matrix(url: str, row: dict[str, Any], column: str, side: int) -> np.ndarray | None:
-        if not row[column]:
-            return None
-        matrix = np.array(row[column], np.float64)
-        if matrix.size != side * side or not np.isfinite(matrix).all():
-            raise ShardError(f"{url}: frame {row['frame']}: {column} is no matrix; {_CURE}")
-        return matrix.reshape(side, side)
+    def _sample(self, row: dict[str, Any], payloads: dict[str, bytes], mirror: bool) -> FrameSample:
+        """A frame of its row and of its parts' payloads, by the prefix of their columns."""
+        url = self._locate(row["shard"])
+        maps = _decode(url, row, payloads)
+        K_33 = _matrix(url, row, "K", 3)
+        pose_44 = _matrix(url, row, "world_from_camera", 4)
+        if mirror:
+            flipped, K_33, pose_44 = images.mirror(list(maps.values()), K_33, pose_44)
+            maps = dict(zip(maps, flipped, strict=True))
+        return FrameSample(
+            frame=row["frame"],
+            color=maps["color"],
+            depth_mm=maps.get("depth"),
+            labels=maps.get("label"),
+            mask=maps.get("mask"),
+            K_33=K_33,
+            world_from_camera_44=pose_44,
+        )
 
     def _first_row(self, scene: str, column: str) -> str:
         self._require(scene)
@@ -308,9 +219,9 @@ class FrameTable:
             raise ShardError(f"{url}: absent; run `spa3r ingest` first, or again if it was stopped")
         manifest = storage.read_json(url)
         if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA_VERSION:
-            raise ShardError(f"{url}: not of schema {SCHEMA_VERSION}; {_CURE}")
+            raise ShardError(f"{url}: not of schema {SCHEMA_VERSION}; {CURE}")
         if not isinstance(manifest.get("shards"), dict) or "data_hash" not in manifest:
-            raise ShardError(f"{url}: not a manifest of frames; {_CURE}")
+            raise ShardError(f"{url}: not a manifest of frames; {CURE}")
         return manifest
 
     def _check_members(self) -> frozenset[str]:
@@ -319,7 +230,7 @@ class FrameTable:
         try:
             hashes = {member["folder"]: member["data_hash"] for member in merged}
         except (TypeError, KeyError) as error:
-            raise ShardError(f"{self._manifest_url}: not a merged manifest; {_CURE}") from error
+            raise ShardError(f"{self._manifest_url}: not a merged manifest; {CURE}") from error
         for folder, data_hash in hashes.items():
             url = storage.join(folder, "manifest.json")
             found = storage.read_json(url) if storage.exists(url) else {}
@@ -337,9 +248,9 @@ class FrameTable:
                 return pq.read_table(f, columns=columns, filters=[("kept", "==", True)])
         except (OSError, pa.ArrowException) as error:
             why = " ".join(str(error).split())
-            raise ShardError(
-                f"{url}: not a readable manifest ({why}); delete it and {_CURE}"
-            ) from (error)
+            raise ShardError(f"{url}: not a readable manifest ({why}); delete it and {CURE}") from (
+                error
+            )
 
     def _index_scenes(self) -> tuple[dict[str, int], dict[str, np.ndarray]]:
         """Scene -> first row, and scene -> frame numbers of its rows, which lie together."""
@@ -352,7 +263,63 @@ class FrameTable:
         names = [scenes.dictionary[int(codes[start])].as_py() for start in starts]
         ascending = all((np.diff(n) > 0).all() for n in numbers)
         if len(set(names)) != len(names) or not ascending:
-            raise ShardError(f"{self.folder}/manifest.parquet: rows out of order; {_CURE}")
+            raise ShardError(f"{self.folder}/manifest.parquet: rows out of order; {CURE}")
         return dict(zip(names, starts.tolist(), strict=True)), dict(
             zip(names, numbers, strict=True)
         )
+
+
+def _places(url: str, row: dict[str, Any]) -> dict[str, Range]:
+    """Where the parts of a frame lie, by the prefix of their columns."""
+    return {
+        part: Range(url, row[f"{part}_offset"], row[f"{part}_size"])
+        for part in _DECODERS
+        if part == "color" or row[f"{part}_offset"] >= 0
+    }
+
+
+def _requests(places: dict[str, Range]) -> list[Range]:
+    """A frame's parts as one range: they lie together, and every request is a round trip."""
+    every = list(places.values())
+    one = joined(every, _GAP)
+    return every if one is None else [one]
+
+
+def _payloads(
+    places: dict[str, Range], found: dict[Range, Bytes | DamageError]
+) -> dict[str, bytes]:
+    """A frame's parts, out of what came back for its requests."""
+    requests = _requests(places)
+    payloads: dict[str, bytes] = {}
+    for part, place in places.items():
+        request = requests[0] if len(requests) == 1 else place
+        data = found[request]
+        if isinstance(data, DamageError):
+            raise data
+        begin = place.offset - request.offset
+        payloads[part] = bytes(data[begin : begin + place.size])
+    return payloads
+
+
+def _decode(url: str, row: dict[str, Any], payloads: dict[str, bytes]) -> dict[str, np.ndarray]:
+    """Maps of a frame by the prefix of their columns, all of the row's size."""
+    try:
+        maps = {part: _DECODERS[part](data) for part, data in payloads.items()}
+    except ImageError as error:
+        raise DamageError(f"{url}: frame {row['frame']}: {error}; {CURE}") from error
+    size = (row["height"], row["width"])
+    if any(m.shape[:2] != size for m in maps.values()):
+        raise DamageError(
+            f"{url}: frame {row['frame']} decodes to {[m.shape for m in maps.values()]}, its"
+            f" manifest says {size[1]} x {size[0]}; {CURE}"
+        )
+    return maps
+
+
+def _matrix(url: str, row: dict[str, Any], column: str, side: int) -> np.ndarray | None:
+    if not row[column]:
+        return None
+    matrix = np.array(row[column], np.float64)
+    if matrix.size != side * side or not np.isfinite(matrix).all():
+        raise DamageError(f"{url}: frame {row['frame']}: {column} is no matrix; {CURE}")
+    return matrix.reshape(side, side)
