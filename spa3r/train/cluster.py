@@ -1,13 +1,16 @@
 """The same run on Ray Train's workers: processes on this machine, or GPUs of a cluster.
 
 Ray places the workers, opens their torch.distributed group and starts them again when one dies;
-what they run is `run_job`, and what they start again from is the run folder's own latest
-checkpoint, which all of them must see (a local disk, or a mount). Ray's own checkpoints are not
-used: the run folder's are atomic, carry the data position and serve runs without Ray as well.
+what they run is `run_job`, and what they start again from is the run's own newest checkpoint, which
+all of them must see. Ray's own checkpoints are not used: the run's are atomic, do not depend on the
+number of workers and serve runs without Ray as well.
 """
 
 import logging
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,41 +19,73 @@ import ray.train
 import ray.train.torch
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.backend import Backend
+from ray.train.torch import TorchConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from spa3r import errors, storage
-from spa3r.errors import Spa3RError, TrainingError
+from spa3r.errors import ConfigError, Spa3RError, TrainingError
+from spa3r.train.checkpoint_files import newest_step
+from spa3r.train.job import STOP, Job, run_job
 from spa3r.train.loop import TrainResult
-from spa3r.train.pretrain import Job, Launch, run_job
+from spa3r.train.pretrain import Launch
+from spa3r.train.signals import asked_to_stop, listen
 from spa3r.train.world import World
 
 logger = logging.getLogger(__name__)
 
 _REFUSAL: Final = "refusal.json"
+_POLL_SECONDS: Final = 0.2
 # One thread per worker: with more, any other load on the machine nearly stalls a worker.
 _ENVIRONMENT: Final = {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+_ASKED: Final = threading.Event()  # of a worker's process: it has got SIGTERM
 
 
-def on_ray(*, workers: int, gpu: bool = False, max_failures: int = 3) -> Launch:
+def on_ray(
+    *, workers: int, least: int | None = None, gpu: bool = False, max_failures: int = 3
+) -> Launch:
     """A launcher for `pretrain`: Ray at RAY_ADDRESS if that is set, else one started here.
 
+    SIGTERM or Ctrl-C ends the run after the step in progress, its state saved. A worker that gets
+    SIGTERM makes the group save and start again without it.
+
     Args:
-        workers: training processes; each takes one CPU core, or one GPU.
-        max_failures: how many times the group is started again after a worker was lost.
+        workers: training processes, at most one for each micro-batch of a step; each takes one CPU
+            core, or one GPU.
+        least: with so few of them training begins, and goes on when nodes are lost; when they come
+            back the group starts again with more. None: with all or not at all.
+        max_failures: how many times in a row, without a checkpoint in between, the group is started
+            again after a worker was lost.
     """
 
     def launch(job: Job) -> TrainResult:
+        scaling = _scaling(job, workers, least or workers, gpu)
         started_here = not ray.is_initialized()
         if started_here:
             _start_ray(workers, gpu)
         try:
-            return _fit(job, workers, gpu, max_failures)
+            return _fit_to_the_end(job, scaling, max_failures)
         finally:
             if started_here:
                 ray.shutdown()
 
     return launch
+
+
+def _scaling(job: Job, most: int, least: int, gpu: bool) -> ScalingConfig:
+    config = job.recipe.train
+    if most > config.batches_per_step:
+        logger.info("%d workers: one for each micro-batch of a step", config.batches_per_step)
+    most = min(most, config.batches_per_step)
+    least = min(least, most)
+    uneven = [n for n in range(least, most + 1) if config.batches_per_step % n]
+    if config.sharding == "fsdp2" and uneven:
+        raise ConfigError(
+            f"train.sharding='fsdp2' needs equal shares: {uneven[0]} workers do not divide"
+            f" train.batches_per_step {config.batches_per_step}; choose another number of workers"
+        )
+    return ScalingConfig(num_workers=most if least == most else (least, most), use_gpu=gpu)
 
 
 def _start_ray(workers: int, gpu: bool) -> None:
@@ -71,32 +106,67 @@ def _start_ray(workers: int, gpu: bool) -> None:
     )
 
 
-def _fit(job: Job, workers: int, gpu: bool, max_failures: int) -> TrainResult:
+# --- the driver -----------------------------------------------------------------------------------
+
+
+def _fit_to_the_end(job: Job, scaling: ScalingConfig, max_failures: int) -> TrainResult:
+    """Failures are counted anew after each checkpoint: a long run may lose many nodes."""
     refusal = job.run / _REFUSAL
-    refusal.unlink(missing_ok=True)
+    while True:
+        refusal.unlink(missing_ok=True)
+        begun = newest_step(job.checkpoints_url)
+        try:
+            step, finished = _fit(job, scaling, max_failures)
+            return TrainResult(step=step, finished=finished)
+        except TrainingFailedError as error:
+            _raise_refusal(refusal)
+            if newest_step(job.checkpoints_url) > begun:
+                continue
+            cause = (str(error).strip().splitlines() or ["unknown"])[-1]
+            raise TrainingError(
+                f"{job.run}: workers failed {max_failures + 1} times, the last one with: {cause};"
+                " the latest checkpoint is kept, start again to continue"
+            ) from error
+
+
+def _fit(job: Job, scaling: ScalingConfig, max_failures: int) -> tuple[int, bool]:
+    """Step reached, and whether it is the last one."""
     trainer = TorchTrainer(
         _work,
         train_loop_config={"job": job},
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu),
+        torch_config=_Listening(),
+        scaling_config=scaling,
         run_config=RunConfig(
             name="ray",
             storage_path=str(job.run),
             failure_config=FailureConfig(max_failures=max_failures),
         ),
     )
+    # In a thread of its own, so that signals are ours here: Ray would end the group at once.
+    pool = ThreadPoolExecutor(1, thread_name_prefix="ray")
     try:
-        result = trainer.fit()
-    except TrainingFailedError as error:
-        _raise_refusal(refusal)
-        cause = (str(error).strip().splitlines() or ["unknown"])[-1]
-        raise TrainingError(
-            f"{job.run}: workers failed {max_failures + 1} times, the last one with: {cause};"
-            " the latest checkpoint is kept, start again to continue"
-        ) from error
-    _raise_refusal(refusal)
+        with asked_to_stop() as asked:
+            running = pool.submit(trainer.fit)
+            while wait([running], _POLL_SECONDS).not_done:
+                if asked.is_set():
+                    (job.run / STOP).touch()
+            result = running.result()
+    finally:
+        pool.shutdown(wait=False)  # a second Ctrl-C does not wait for it
+    _raise_refusal(job.run / _REFUSAL)
     assert result.return_value is not None, "a worker that ends without an error reports"
-    step, finished = result.return_value
-    return TrainResult(step=step, finished=finished)
+    return result.return_value
+
+
+def _raise_refusal(path: Path) -> None:
+    """Raises here the error of ours that stopped a worker."""
+    if path.exists():
+        refusal = storage.read_json(path)
+        path.unlink()
+        raise getattr(errors, refusal["kind"])(refusal["message"])
+
+
+# --- a worker -------------------------------------------------------------------------------------
 
 
 def _work(config: dict[str, Any]) -> tuple[int, bool] | None:
@@ -112,16 +182,32 @@ def _work(config: dict[str, Any]) -> tuple[int, bool] | None:
     torch.set_num_threads(1)
     world = World.of_group(ray.train.torch.get_device())
     try:
-        result = run_job(job, world)
+        result = run_job(job, world, _ASKED.is_set)
     except Spa3RError as error:
         storage.write_json(refusal, {"kind": type(error).__name__, "message": str(error)})
         raise
+    # Rank 0 alone has looked: a network file system may show a new file to others later.
+    for_good = bool(world.first(float(result.finished or (job.run / STOP).exists())))
+    if not for_good:
+        raise RuntimeError(f"a worker was told to go at step {result.step}; all is saved")
     return result.step, result.finished
 
 
-def _raise_refusal(path: Path) -> None:
-    """Raises here the error of ours that stopped a worker."""
-    if path.exists():
-        refusal = storage.read_json(path)
-        path.unlink()
-        raise getattr(errors, refusal["kind"])(refusal["message"])
+class _ListeningBackend(TorchConfig().backend_cls):
+    """Torch's group, whose processes notice SIGTERM: only their main threads can."""
+
+    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        super().on_start(worker_group, backend_config)
+        worker_group.execute(_listen)
+
+
+@dataclass
+class _Listening(TorchConfig):
+    @property
+    def backend_cls(self) -> type[Backend]:
+        return _ListeningBackend
+
+
+def _listen() -> None:
+    _ASKED.clear()
+    listen(_ASKED)

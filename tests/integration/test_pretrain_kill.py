@@ -1,18 +1,13 @@
 """Pre-training killed at any moment, checkpoints being written included, and started again."""
 
 import random
-import signal
-import subprocess
-import sys
+import shutil
 import time
 from pathlib import Path
 
 import pytest
-import torch
 
-from tests.conftest import REPO
-from tests.integration.train_once import run
-from tests.killing import finish
+from tests.integration.train_pair import Alone, Group
 
 
 def weights_of(folder: Path) -> dict[str, bytes]:
@@ -21,54 +16,64 @@ def weights_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(kept)}
 
 
+class Calm:
+    """A run that nothing disturbs: its files, and the seconds it takes."""
+
+    def __init__(self, kind: type[Group], folder: Path) -> None:
+        self.kind = kind
+        for name in ("warm", "run"):
+            begin = time.perf_counter()
+            self.carry_on(folder / name)
+            self.seconds = time.perf_counter() - begin
+        self.files = weights_of(folder / "run")
+
+    def carry_on(self, folder: Path) -> None:
+        assert set(self.kind(folder).start().wait()) == {0}
+
+    def check_kills(self, folder: Path, kills: int, seed: int) -> None:
+        """SIGKILL of one process or of all at seeded moments; whatever is left is killed too."""
+        draw = random.Random(seed)
+        landed = 0
+        while landed < kills:
+            group = self.kind(folder).start()
+            time.sleep(draw.uniform(0, self.seconds))
+            doomed = draw.choice([group.ranks[:1], group.ranks[-1:], group.ranks])
+            landed += all(process.is_alive() for process in doomed)
+            for process in doomed:
+                process.kill()
+            time.sleep(draw.uniform(0, 0.02))
+            group.kill()
+            if (folder / "encoder" / "config.json").exists():  # it had ended: begin anew
+                self.carry_on(folder)
+                assert weights_of(folder) == self.files
+                shutil.rmtree(folder)
+        self.carry_on(folder)
+        assert weights_of(folder) == self.files
+
+
 @pytest.fixture(scope="module")
-def calm(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], float]:
-    """Files of a run that nothing disturbs, and the seconds it takes."""
-    folder = tmp_path_factory.mktemp("calm")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    run(folder / "warm")
-    begin = time.perf_counter()
-    run(folder / "run")
-    seconds = time.perf_counter() - begin
-    torch.set_num_threads(threads)
-    return weights_of(folder / "run"), seconds
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Calm:
+    return Calm(Alone, tmp_path_factory.mktemp("alone"))
 
 
-def start(folder: Path) -> subprocess.Popen[str]:
-    child = subprocess.Popen(
-        [sys.executable, "-m", "tests.integration.train_once", str(folder)],
-        cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert child.stdout and child.stdout.readline() == "ready\n"
-    return child
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Calm:
+    return Calm(Group, tmp_path_factory.mktemp("pair"))
 
 
-def check_kills(folder: Path, calm: tuple[dict[str, bytes], float], kills: int, seed: int) -> None:
-    """Each run is killed at up to three seeded moments, then left to end."""
-    expected, seconds = calm
-    draw = random.Random(seed)
-    landed = 0
-    for number in range(kills):
-        life = folder / f"run{number // 3}"
-        child = start(life)
-        time.sleep(draw.uniform(0, seconds / 2))
-        landed += child.poll() is None
-        child.send_signal(signal.SIGKILL)
-        finish(child)
-        if number % 3 == 2 or number == kills - 1:
-            status, errors = finish(start(life))
-            assert status == 0, errors
-            assert weights_of(life) == expected
-    assert landed > kills // 2, "kills came after the end; the run is too short"
+def test_killed_training_ends_with_the_same_weights(alone: Calm, tmp_path: Path) -> None:
+    alone.check_kills(tmp_path / "run", kills=3, seed=0)
 
 
-def test_killed_training_ends_with_the_same_weights(
-    calm: tuple[dict[str, bytes], float], tmp_path: Path
-) -> None:
-    check_kills(tmp_path, calm, kills=3, seed=0)
+def test_two_workers_killed_end_with_the_same_weights(pair: Calm, tmp_path: Path) -> None:
+    pair.check_kills(tmp_path / "run", kills=3, seed=1)
 
 
 @pytest.mark.soak
-def test_thirty_kills(calm: tuple[dict[str, bytes], float], tmp_path: Path) -> None:
-    check_kills(tmp_path, calm, kills=30, seed=1)
+def test_thirty_kills(alone: Calm, tmp_path: Path) -> None:
+    alone.check_kills(tmp_path / "run", kills=30, seed=2)
+
+
+@pytest.mark.soak
+def test_twenty_kills_of_two_workers(pair: Calm, tmp_path: Path) -> None:
+    pair.check_kills(tmp_path / "run", kills=20, seed=3)

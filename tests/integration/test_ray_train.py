@@ -1,26 +1,28 @@
-"""The loop under Ray Train: the same numbers, more workers, and workers that die."""
+"""Training under Ray: the numbers of the plain loop, whatever happens to its processes.
+
+A step here is two micro-batches: a sum of two is one whatever their order, so one worker and two
+give the same bytes.
+"""
 
 import os
-import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
 
-from spa3r.errors import ShardError, TrainingError
+from spa3r.errors import ConfigError, ShardError, TrainingError
+from spa3r.plain import override
+from spa3r.train.checkpoint_files import newest_step
+from spa3r.train.job import Job
 from spa3r.train.metrics import read_lines
-from spa3r.train.pretrain import pretrain
-from tests.box_rooms import BoxRooms, box_recipe
+from spa3r.train.pretrain import Pretrained, pretrain
+from tests.conftest import REPO
+from tests.integration.ray_rooms import RECIPE, Damaged, Mortal, Patient, Rooms, wait_for_checkpoint
 
 pytest.importorskip("ray")
-RECIPE = box_recipe(train__steps=12, train__checkpoint_every=4)
-
-
-@pytest.fixture(scope="module")
-def rooms() -> BoxRooms:
-    return BoxRooms(RECIPE, rooms=4)
 
 
 @pytest.fixture(scope="module")
@@ -35,101 +37,81 @@ def running() -> Iterator[None]:
     ray.shutdown()
 
 
-def weights(folder: Path) -> bytes:
-    return (folder / "model.safetensors").read_bytes()
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """Weights of a run without Ray that nothing disturbs."""
+    run = tmp_path_factory.mktemp("calm")
+    return weights(pretrain(RECIPE, Rooms(RECIPE, run), run))
 
 
-def test_one_worker_equals_the_loop_without_ray(tmp_path: Path, rooms: BoxRooms, running: None):
+def weights(done: Pretrained) -> bytes:
+    return (done.encoder / "model.safetensors").read_bytes()
+
+
+def test_a_lost_head_a_stop_and_another_number_of_workers(
+    tmp_path: Path, calm: bytes, running: None
+):
+    """One run, three lives: its driver is killed, then told to stop, then left to end."""
     from spa3r.train.cluster import on_ray
 
-    alone = pretrain(RECIPE, rooms, tmp_path / "alone")
-    ray = pretrain(RECIPE, rooms, tmp_path / "ray", launch=on_ray(workers=1))
-    assert weights(alone.encoder) == weights(ray.encoder)
-    assert [x["total"] for x in read_lines(tmp_path / "alone" / "metrics.jsonl")] == [
-        x["total"] for x in read_lines(tmp_path / "ray" / "metrics.jsonl")
-    ]
-    # Stopped before its last checkpoint and started again, by new workers on the same folder.
-    (tmp_path / "ray" / "done.json").unlink()
-    shutil.rmtree(tmp_path / "ray" / "checkpoints" / "step-00000012")
-    shutil.rmtree(ray.encoder)
-    ray = pretrain(RECIPE, rooms, tmp_path / "ray", launch=on_ray(workers=1))
-    assert not ray.reused and weights(alone.encoder) == weights(ray.encoder)
+    run = tmp_path / "run"
+    head = subprocess.Popen(
+        [sys.executable, "-m", "tests.integration.ray_rooms", str(run)],
+        cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    assert head.stdout and next(line for line in head.stdout if int(line) >= 4)
+    wait_for_checkpoint(run, 4)
+    head.kill()
+    head.communicate(timeout=60)
     seen: list[int] = []
-    again = pretrain(RECIPE, rooms, tmp_path / "ray", launch=on_ray(workers=1),
-                     on_line=lambda line: seen.append(line["step"]))  # fmt: skip
-    assert again.reused and not seen
+
+    def stop(line) -> None:
+        seen.append(line["step"])
+        if line["step"] == 8:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(TrainingError, match=r"stopped at step \d+ of 12; its state is saved"):
+        pretrain(RECIPE, Patient(RECIPE, run), run, launch=on_ray(workers=2), on_line=stop)
+    assert 8 <= newest_step(str(run / "checkpoints")) < 12
+    done = pretrain(RECIPE, Rooms(RECIPE, run), run, launch=on_ray(workers=1))
+    assert not done.reused and weights(done) == calm
+    lines = read_lines(run / "metrics.jsonl")
+    assert [line["step"] for line in lines] == list(range(1, 13))
 
 
-class DyingOnce(BoxRooms):
-    """Kills the worker that reads it for the sixth time, once."""
-
-    marker = ""
-    loads = 0
-
-    def load(self, clips):
-        self.loads += 1
-        if self.loads == 6 and not Path(self.marker).exists():
-            Path(self.marker).touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().load(clips)
-
-
-def test_two_workers_survive_a_killed_one_and_end_with_the_same_weights(
-    tmp_path: Path, rooms: BoxRooms, running: None
+def test_a_worker_told_to_go_saves_first_and_a_killed_one_is_replaced(
+    tmp_path: Path, calm: bytes, running: None
 ):
     from spa3r.train.cluster import on_ray
 
-    seen: list[int] = []
-    whole = pretrain(RECIPE, rooms, tmp_path / "whole", launch=on_ray(workers=2),
-                     on_line=lambda line: seen.append(line["step"]))  # fmt: skip
-    assert seen == list(range(1, 13))
-    dying = DyingOnce(RECIPE, rooms=4)
-    dying.marker = str(tmp_path / "died")
-    killed = pretrain(RECIPE, dying, tmp_path / "killed", launch=on_ray(workers=2))
-    assert Path(dying.marker).exists()
-    # Two addends have one sum whatever their order: even two workers repeat bit for bit.
-    assert weights(whole.encoder) == weights(killed.encoder)
-    lines = read_lines(tmp_path / "killed" / "metrics.jsonl")
-    assert [line["step"] for line in lines] == list(range(1, 13))
-    alone = pretrain(RECIPE, rooms, tmp_path / "alone")
-    ours, theirs = (load_file(r.encoder / "model.safetensors") for r in (whole, alone))
-    assert any(bool((ours[name] != theirs[name]).any()) for name in ours), "one worker's share"
+    recipe = override(RECIPE, {"train.checkpoint_every": 1000})
+    run = tmp_path / "run"
+    done = pretrain(recipe, Mortal(recipe, run), run, launch=on_ray(workers=2))
+    assert int((tmp_path / "run-told").read_text()) == 0
+    assert int((tmp_path / "run-killed").read_text()) >= 3, "saved although none was due"
+    assert weights(done) == calm
 
 
-class NotANumber(BoxRooms):
-    """One bad clip: only one of two workers meets it, but both get its gradient."""
-
-    def load(self, clips):
-        batch = super().load(clips)
-        for i, clip in enumerate(batch.clips):
-            if clip == self.clips[0]:
-                batch.geo_BVND[i, 1:] = float("nan")
-        return batch
-
-
-class Damaged(BoxRooms):
-    """One clip that cannot be read: the other worker is left waiting for the gradient."""
-
-    def load(self, clips):
-        if self.clips[0] in clips:
-            raise ShardError(f"{self.clips[0].scene}.tar: damaged")
-        return super().load(clips)
-
-
-def test_a_bad_loss_of_one_worker_names_its_clip_alone(tmp_path: Path, running: None):
-    from spa3r.train.cluster import on_ray
-
-    source = NotANumber(RECIPE, rooms=4)
-    with pytest.raises(TrainingError, match=r"non-finite loss at step \d+ in scene") as caught:
-        pretrain(RECIPE, source, tmp_path / "run", launch=on_ray(workers=2))
-    text = str(caught.value)
-    assert f"clip {source.clips[0].id};" in text and text.count("clip box") == 1, text
-    assert not (tmp_path / "run" / "done.json").exists()
-
-
-@pytest.mark.timeout(120)  # without the error's own way out: half an hour, the group's time-out
+@pytest.mark.timeout(240)  # without the error's own way out: half an hour, the group's time-out
 def test_an_error_of_one_worker_does_not_leave_the_others_waiting(tmp_path: Path, running: None):
     from spa3r.train.cluster import on_ray
 
+    run = tmp_path / "run"
     with pytest.raises(ShardError, match=r"box0_000\.tar: damaged"):
-        pretrain(RECIPE, Damaged(RECIPE, rooms=4), tmp_path / "run", launch=on_ray(workers=2))
+        pretrain(RECIPE, Damaged(RECIPE, run), run, launch=on_ray(workers=2))
+    assert not (run / "done.json").exists()
+
+
+def test_as_many_workers_as_micro_batches_and_equal_shares_where_needed(tmp_path: Path):
+    from spa3r.train.cluster import _scaling
+
+    def scaling(most: int, least: int, **settings: object):
+        recipe = override(RECIPE, {f"train.{name}": x for name, x in settings.items()})
+        return _scaling(Job(recipe=recipe, targets="", run=tmp_path), most, least, gpu=False)
+
+    assert scaling(8, 8).num_workers == 2
+    assert scaling(8, 1).num_workers == (1, 2)
+    assert scaling(4, 2, batches_per_step=16).num_workers == (2, 4)
+    assert scaling(4, 4, batches_per_step=16, sharding="fsdp2").num_workers == 4
+    with pytest.raises(ConfigError, match="3 workers do not divide"):
+        scaling(4, 2, batches_per_step=16, sharding="fsdp2")

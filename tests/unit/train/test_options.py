@@ -16,8 +16,8 @@ from spa3r.config import Recipe
 from spa3r.data.answers import TeacherAnswers
 from spa3r.data.batch import ClipBatch
 from spa3r.data.clips import draw_clips
+from spa3r.data.online import OnlineTargets
 from spa3r.data.shards import FrameTable
-from spa3r.data.targets import OnlineTargets
 from spa3r.plain import override
 from spa3r.recipes import catalogue
 from spa3r.teachers.vggt_teacher import VggtTeacher
@@ -48,7 +48,9 @@ def base() -> Recipe:
             debug.model, geo_width=64, sem_width=24, lang_width=20, patch_size=14,
             standardise=False,
         ),
-        train=replace(debug.train, steps=STEPS, warmup_steps=0, views_per_batch=8),
+        train=replace(
+            debug.train, steps=STEPS, batches_per_step=1, warmup_steps=0, views_per_batch=8
+        ),
     )  # fmt: skip
 
 

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from spa3r.errors import ConfigError, TrainingError
 from spa3r.hub import Spa3REncoder
 from spa3r.train.follow import follow
-from spa3r.train.pretrain import Job, batches_of, pretrain, run_job
+from spa3r.train.job import Job, run_job
+from spa3r.train.pretrain import pretrain
 from spa3r.train.sources import open_data
 from spa3r.train.task import PretrainTask
 from spa3r.train.world import World
@@ -68,14 +70,26 @@ def test_the_encoder_records_recipe_data_and_teacher(tmp_path: Path, rooms: BoxR
     assert (statistics == rooms.stats["geo_mean"]).all()
 
 
+def test_the_encoder_has_the_averaged_weights_where_they_are_kept(tmp_path: Path, rooms: BoxRooms):
+    recipe = box_recipe(train__steps=4, train__ema=0.9)
+    done = pretrain(recipe, rooms, tmp_path)
+    found = load_file(done.encoder / "model.safetensors")
+    last = tmp_path / "checkpoints" / "step-00000004"
+    averages = load_file(last / "ema.safetensors")
+    assert averages and all(torch.equal(x, found[name]) for name, x in averages.items())
+    own = load_file(last / "model.safetensors")
+    assert not all(torch.equal(own[name], x) for name, x in averages.items())
+    assert own.keys() == found.keys()
+
+
 def test_standardising_without_statistics_and_remote_run_folders_are_refused(rooms: BoxRooms):
     class Bare:
         clips = rooms.clips
-        load = rooms.load
+        load, grid_hw = rooms.load, rooms.grid_hw
 
     with pytest.raises(ConfigError, match="statistics"):
         PretrainTask(RECIPE, open_data(Bare(), RECIPE))
-    with pytest.raises(ConfigError, match="local path"):
+    with pytest.raises(ConfigError, match="local or mounted"):
         pretrain(RECIPE, rooms, "memory://run")
 
 
@@ -107,13 +121,13 @@ def test_decoding_target_views_alone_gives_the_loss_of_masking_them(rooms: BoxRo
 
 def test_a_schedule_is_followed_and_survives_a_stop(tmp_path: Path):
     schedule = box_recipe(
-        train__steps=4, train__checkpoint_every=1, clips__mask_schedule=[0.25, 0.75]
+        train__steps=4, train__batches_per_step=1, clips__mask_schedule=[0.25, 0.75]
     )
     rooms = BoxRooms(schedule, rooms=2)
     seen: list[set[int]] = []
 
     class Recorded:
-        clips, stats = rooms.clips, rooms.stats
+        clips, stats, grid_hw = rooms.clips, rooms.stats, rooms.grid_hw
 
         def load(self, clips):
             seen.append({clip.num_context for clip in clips})
@@ -131,18 +145,6 @@ def test_a_schedule_is_followed_and_survives_a_stop(tmp_path: Path):
     assert seen[4:] == seen[:4]
     for name in ("model.safetensors", "config.json"):
         assert (ended.encoder / name).read_bytes() == (calm.encoder / name).read_bytes()
-
-
-def test_the_end_of_a_schedule_is_the_end_of_the_run_whoever_continues_it(
-    tmp_path: Path, rooms: BoxRooms
-):
-    job = Job(recipe=RECIPE, targets=rooms, run=tmp_path)
-    alone, pair = (World(device=torch.device("cpu"), size=size) for size in (1, 2))
-    assert (batches_of(job, alone), batches_of(job, pair)) == (4, 8)
-    answers = iter([False, False, True])
-    run_job(job, alone, stop=lambda: next(answers))
-    # Three batches are behind the run; one step of two workers is left.
-    assert (batches_of(job, alone), batches_of(job, pair)) == (4, 5)
 
 
 def test_a_follower_sees_each_step_once_even_across_a_restart(tmp_path: Path):

@@ -2,7 +2,7 @@
 
 import base64
 import http.server
-import socket
+import socketserver
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,10 +44,16 @@ def test_a_login_is_sent_as_one(port: int) -> None:
         require_mlflow(f"http://127.0.0.1:{port}")
 
 
-def test_a_database_that_listens_is_taken() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        require_mlflow(mlflow_store(f"postgresql://u:p@127.0.0.1:{port}/mlflow"))
+def test_what_listens_there_must_be_a_database() -> None:
+    with socketserver.TCPServer(("127.0.0.1", 0), socketserver.BaseRequestHandler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        uri = mlflow_store(f"postgresql://u:hunter2@127.0.0.1:{server.server_address[1]}/mlflow")
+        with pytest.raises(ServiceError, match=r"u:\*\*\*@127.*does not answer") as caught:
+            require_mlflow(uri)
+        server.shutdown()
+        thread.join()
+    assert "hunter2" not in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_files_always_answer() -> None:
