@@ -9,11 +9,11 @@ from flows.data_stages import require_shards, require_targets
 from flows.settings import Settings
 from flows.stage import read_timings
 from spa3r.config import Recipe
+from spa3r.data.cached import CachedTargets
 from spa3r.data.shards import FrameTable
-from spa3r.data.targets import CachedTargets
 from spa3r.errors import ConfigError
 from spa3r.eval.examples import example_clips
-from spa3r.eval.field import evaluate_field
+from spa3r.eval.field import evaluate_field, feature_spaces, space_hash
 from spa3r.eval.field_report import FieldReport
 from spa3r.eval.gate import GateVerdict
 from spa3r.hub import Spa3REncoder
@@ -27,19 +27,41 @@ EXAMPLES = 6
 VERSIONS = ("torch", "prefect", "ray", "mlflow", "webdataset", "open3d")
 
 
-def field_of(settings: Settings, dataset: str, recipe: Recipe, encoder: Path) -> FieldReport:
+class OtherTargetsError(ConfigError):
+    """Targets that an encoder cannot be asked with: of another teacher, or another image size."""
+
+
+def field_of(
+    settings: Settings, dataset: str, recipe: Recipe, encoder: Path, *, like: Path | None = None
+) -> FieldReport:
     """Scores the encoder on every held-out clip.
 
+    Args:
+        like: another encoder, in whose space it is scored; None: its own.
+
     Raises:
-        ConfigError: the recipe's targets are of another teacher than the encoder's.
+        OtherTargetsError: the recipe's targets are none that the encoder can be asked with.
     """
     student = Spa3REncoder.from_pretrained(encoder)
     train, val = _sources(settings, dataset, recipe, student)
+    spaces = feature_spaces(Spa3REncoder.from_pretrained(like).model, train.stats) if like else None
     scenes = len({clip.scene for clip in val.clips})
     with meter("evaluate", scenes, "scenes") as progress:
         return evaluate_field(
-            student.model, val, train_stats=train.stats, device=settings.device, meter=progress
+            student.model,
+            val,
+            train_stats=train.stats,
+            spaces=spaces,
+            device=settings.device,
+            meter=progress,
         )
+
+
+def space_of(settings: Settings, dataset: str, recipe: Recipe, encoder: Path) -> str:
+    """Hash of the space that the encoder is scored in. Raises as field_of does."""
+    student = Spa3REncoder.from_pretrained(encoder)
+    train, _ = _sources(settings, dataset, recipe, student)
+    return space_hash(feature_spaces(student.model, train.stats))
 
 
 def report_of(
@@ -85,6 +107,13 @@ def _sources(
     settings: Settings, dataset: str, recipe: Recipe, student: Spa3REncoder
 ) -> tuple[CachedTargets, CachedTargets]:
     """The training and the held-out targets, known to be of the student's own teachers."""
+    images, own = recipe.ingest, (student.card.image_width, student.card.image_multiple)
+    if own != (images.width, images.multiple):
+        raise OtherTargetsError(
+            f"recipe {recipe.name} has images of width {images.width} in multiples of"
+            f" {images.multiple}, the encoder {own[0]} in multiples of {own[1]}: evaluate with the"
+            " recipe and the --set that it was trained with"
+        )
     train, val = (
         CachedTargets(require_targets(settings, dataset, recipe, s)) for s in ("train", "val")
     )
@@ -95,7 +124,7 @@ def _sources(
         for role in roles:
             taught, found = student.card.references.get(role), targets.references.get(role)
             if taught is None or found is None or taught["hash"] != found["hash"]:
-                raise ConfigError(
+                raise OtherTargetsError(
                     f"{targets.folder} is of the {role} teacher {_name(found)}, the encoder was"
                     f" taught by {_name(taught)}: evaluate with the recipe and the --set that it"
                     " was trained with"

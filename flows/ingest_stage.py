@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 from flows.data_stages import require_shards
 from flows.settings import Settings
 from flows.stage import StageResult, say, timed
+from spa3r import storage
 from spa3r.errors import ConfigError
 from spa3r.recipes import catalogue
+from spa3r.schema import ROOT
 
 if TYPE_CHECKING:
     from preprocessing.runners import Runner
@@ -45,6 +47,9 @@ def ingest(
         runner = _runner(settings.workers, out, ray=ray)
         manifest = ingest_dataset(root, name, spec, out, scenes=scenes, runner=runner)
         outcome["reused"] = reused = manifest.reused == manifest.scenes
+        # Beside the manifest, not in it: scans that were moved are the same data.
+        place = str(Path(root).resolve()) if storage.is_local(root) else root
+        storage.write_json(storage.join(out, ROOT), {"root": place})
     found = asdict(manifest)
     line = say(_line(found), reused=reused)
     return StageResult(stage="ingest", line=line, facts=_facts(found), reused=reused)

@@ -1,18 +1,16 @@
-"""Stages that judge an encoder, as plain functions: evaluate and promote. No Prefect here."""
+"""Stages that judge an encoder, as plain functions: evaluate, promote, rollback. No Prefect."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flows.data_stages import require_targets
 from flows.settings import Settings
 from flows.stage import StageResult, say, timed
-from spa3r import storage
-from spa3r.errors import ShardError
 from spa3r.recipes import catalogue
 
 Overrides = Mapping[str, Any] | None
-EVALUATION = "evaluation"  # folder of a run's artifacts
+EVALUATION = "evaluation"
+"""Folder of a run's artifacts; tag of a version that names the newest evaluation in it."""
 FIELD = "field.json"
 REPORT = "report.html"
 
@@ -25,76 +23,76 @@ def evaluate(
     overrides: Overrides = None,
 ) -> StageResult:
     """Held-out quality against five controls, logged to the model's run, and the HTML report."""
-    from flows.evaluation import field_of, report_of
-    from spa3r.train import tracking
-    from spa3r.train.provenance import encoder_hash
+    from flows.evaluation import report_of
+    from flows.scores import evaluate_once, report_name
+    from spa3r.eval.gate import field_gate
+    from spa3r.train import registry, tracking
 
     settings, plan = Settings.from_environment(), catalogue.get(recipe, overrides)
     client = tracking.connect(settings.mlflow_uri)
-    encoder = Path(tracking.resolve(model)) if model.startswith("models:/") else Path(model)
-    digest = encoder_hash(encoder)
-    val = require_targets(settings, dataset, plan, "val")
-    target_hash = storage.read_json(storage.join(val, "manifest.json"))["target_hash"]
-    out = settings.reports / f"{plan.name}-{dataset}-{digest[:8]}-{target_hash[:8]}"
-    identity = {"encoder_hash": digest, "target_hash": target_hash, "dataset": dataset}
-    with timed(settings, "evaluate", out.name) as outcome:
-        kept = storage.read_json(out / FIELD) if (out / FIELD).exists() else {}
-        reused = outcome["reused"] = identity.items() <= kept.items()
-        if not reused:
-            field = field_of(settings, dataset, plan, encoder)
-            storage.write_json(out / FIELD, identity | {"report": field.to_json()})
-    field, verdict = read_field(out / FIELD)
-    report_of(settings, dataset, plan, encoder, field, verdict, out / REPORT)
-    version = tracking.find_by_hash(client, digest)
-    if version is not None:
-        tracker = tracking.Tracker(client, version.run_id)
-        tracker.log_metrics(
-            {
-                f"field/{method}/{metric}": value
-                for method, metrics in field.mean.items()
-                for metric, value in metrics.items()
-            }
-        )
-        for name in (FIELD, REPORT):
-            tracker.log_artifact(out / name, EVALUATION)
-    score = field.mean["model"].get("geo/r2", float("nan"))
+    encoder = Path(registry.resolve(model)) if model.startswith("models:/") else Path(model)
+    with timed(settings, "evaluate", report_name(settings, dataset, plan, encoder)) as outcome:
+        found, out, reused = evaluate_once(settings, dataset, plan, encoder)
+        outcome["reused"] = reused
+    verdict = field_gate(found.field)
+    report_of(settings, dataset, plan, encoder, found.field, verdict, out / REPORT)
+    _log(client, found, out)
+    score = found.field.mean["model"].get("geo/r2", float("nan"))
     gate = f"gate {'passed' if verdict.passed else 'not passed'}: {verdict.reason}"
-    line = f"geometric R2 {score:.3f} on {len(field.scenes)} held-out scenes; {gate}"
+    line = f"geometric R2 {score:.3f} on {len(found.field.scenes)} held-out scenes; {gate}"
     facts = {"report": str(out / REPORT), "geometric R2": score, "gate": gate,
-             "margins": verdict.margins}  # fmt: skip
+             "margins": verdict.margins, "scores": found.summary}  # fmt: skip
     return StageResult(stage="evaluate", line=say(line, reused=reused), facts=facts, reused=reused)
 
 
-def promote() -> StageResult:
-    """Moves alias `champion` to the candidate if the field gate holds; tags the verdict."""
-    from spa3r.train import tracking
+def _log(client: Any, found: Any, out: Path) -> None:
+    """Scores, controls and report go to the run of the version that is this encoder, if any."""
+    from spa3r.train import registry, tracking
 
-    client = tracking.connect(Settings.from_environment().mlflow_uri)
-    candidate = tracking.require(client, tracking.CANDIDATE)
-    path = tracking.run_artifact(client, candidate.run_id, f"{EVALUATION}/{FIELD}")
-    if path is None:
-        raise ShardError(
-            f"{candidate.name} version {candidate.version} was not evaluated: run `spa3r evaluate`"
-        )
-    evaluation = storage.read_json(path)
-    if evaluation["encoder_hash"] != candidate.tags["encoder_hash"]:
-        raise ShardError(
-            f"{candidate.name} version {candidate.version}: the logged evaluation is of another"
-            " encoder; run `spa3r evaluate` again"
-        )
-    _, verdict = read_field(path)
-    line = tracking.promote(
-        client, passed=verdict.passed, reason=verdict.reason,
-        dataset=evaluation["dataset"], target_hash=evaluation["target_hash"],
-    )  # fmt: skip
-    facts = {"version": candidate.version, "promoted": verdict.passed, "reason": verdict.reason}
+    version = registry.find_by_hash(client, found.encoder_hash)
+    if version is None:
+        return
+    tracker = tracking.Tracker(client, version.run_id)
+    tracker.log_metrics(
+        {
+            f"field/{method}/{metric}": value
+            for method, metrics in found.field.mean.items()
+            for metric, value in metrics.items()
+        }
+    )
+    for name in (FIELD, REPORT):
+        tracker.log_artifact(out / name, found.folder)
+    registry.tag(client, version, {EVALUATION: found.folder, "field_scores": found.summary})
+
+
+def promote() -> StageResult:
+    """Moves alias `champion` to the candidate if the gate holds; records the verdict either way."""
+    from flows import promotion
+    from spa3r.train import champion, registry, tracking
+
+    settings = Settings.from_environment()
+    client = tracking.connect(settings.mlflow_uri)
+    candidate = registry.require(client, registry.CANDIDATE)
+    before = registry.find(client, registry.CHAMPION)
+    if before is not None and before.version == candidate.version:
+        facts = {"version": candidate.version, "promoted": False, "verdict": "is champion already"}
+        line = f"{candidate} is champion already"
+        return StageResult(stage="promote", line=line, facts=facts, reused=True)
+    verdict = promotion.judge(settings, client, candidate, before)
+    line = champion.promote(client, candidate, verdict)
+    facts = {"version": candidate.version, "promoted": verdict.outcome == "promoted",
+             "verdict": verdict.outcome, "reason": verdict.reason,
+             "against": verdict.against or "no champion", "margins": verdict.margins,
+             "held-out targets": verdict.target_hash}  # fmt: skip
     return StageResult(stage="promote", line=line, facts=facts)
 
 
-def read_field(path: Path) -> tuple[Any, Any]:
-    """The FieldReport of an evaluation and the gate's verdict on it, decided now, not trusted."""
-    from spa3r.eval.field_report import FieldReport
-    from spa3r.eval.gate import field_gate
+def rollback(to: str = "") -> StageResult:
+    """Moves alias `champion` back to the version before it, or to one that was champion once."""
+    from spa3r.train import champion, registry, tracking
 
-    field = FieldReport.from_json(storage.read_json(path)["report"])
-    return field, field_gate(field)
+    client = tracking.connect(Settings.from_environment().mlflow_uri)
+    line = champion.rollback(client, to)
+    now = registry.require(client, registry.CHAMPION)
+    facts = {"champion": now.version, "encoder": now.encoder_hash}
+    return StageResult(stage="rollback", line=line, facts=facts)

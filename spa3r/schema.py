@@ -117,6 +117,9 @@ OBJECTS_SUFFIX: Final = ".objects.json"
 # --- sidecars: the completion mark of a unit of work, written last -------------------------------
 # {"schema", "stage", "unit", "spec_hash", "files": {name: {"bytes", "sha256"}}, "counts": {...}}
 SIDECAR_SUFFIX: Final = ".done.json"
+# {"root": path or URL}: where the scans of a folder of shards were read from last. Not part of what
+# the data is, so it is not in the manifest.
+ROOT: Final = "root.json"
 
 
 def data_hash(shards: Mapping[str, str], splits: Mapping[str, str]) -> str:

@@ -8,9 +8,10 @@ Legend: B clips (here 1), V views, C context views, T target views, N tokens per
 D width.
 """
 
+import hashlib
 import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -57,6 +58,16 @@ def feature_spaces(model: Spa3RModel, stats: TrainStats | None) -> dict[str, Fea
     return spaces
 
 
+def space_hash(spaces: Mapping[str, FeatureSpace]) -> str:
+    """16 hex digits: scores of two students can be compared where theirs are the same."""
+    digest = hashlib.sha256()
+    for kind, space in sorted(spaces.items()):
+        digest.update(kind.encode())
+        for x_D in (space.shift_D, space.scale_D, space.centre_D):
+            digest.update(x_D.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
 def encode_context(model: Spa3RModel, batch: ClipBatch) -> Tensor:
     """Latents of the context views, (B, L, D)."""
     return model.encode(batch.context_BCND.float(), batch.grid_hw)
@@ -83,7 +94,9 @@ def evaluate_field(
     model: Spa3RModel,
     source: TargetSource,
     *,
+    clips: Sequence[Clip] | None = None,
     train_stats: TrainStats | None = None,
+    spaces: Mapping[str, FeatureSpace] | None = None,
     device: torch.device | str = "cpu",
     seed: int = 0,
     meter: Meter | None = None,
@@ -93,9 +106,11 @@ def evaluate_field(
     The model is moved to the device and left in eval mode.
 
     Args:
+        clips: some of the source's, for a look while training; None: all.
         train_stats: statistics of the training targets; needed where the student does not
             standardise. Its optional scalar `depth_mean` (clip units) gives the training mean a
             depth, which is otherwise left out of that control.
+        spaces: another student's, to score both in one space; None: the student's own.
         meter: advanced once per scene.
 
     Raises:
@@ -103,14 +118,16 @@ def evaluate_field(
         ConfigError: no training mean, or targets without the tokens the student predicts.
     """
     by_scene: dict[str, list[Clip]] = {}
-    for clip in source.clips:
+    for clip in source.clips if clips is None else clips:
         by_scene.setdefault(f"{clip.dataset}/{clip.scene}", []).append(clip)
     if len(by_scene) < 2:
         raise SceneError(
             f"{len(by_scene)} held-out scenes: the control with another scene's latents needs two"
         )
     model.eval().to(device)
-    ask = _Examiner(model, source, feature_spaces(model, train_stats), train_stats or {}, device)
+    own = feature_spaces(model, train_stats)
+    judged = own if spaces is None else {k: space.to(device) for k, space in spaces.items()}
+    ask = _Examiner(model, source, own, judged, train_stats or {}, device)
     rows: list[SceneRow] = []
     left_out: dict[str, str] = {}
     order = scene_cycle(sorted(by_scene), seed)
@@ -126,7 +143,7 @@ def evaluate_field(
                 meter.advance()
     if not rows:
         raise SceneError(f"none of {len(by_scene)} held-out scenes has a valid target token")
-    if len(rows) < MIN_SCENES:
+    if len(rows) < MIN_SCENES and clips is None:
         logger.warning("%d held-out scenes: the gate needs %d", len(rows), MIN_SCENES)
     space = "standardised" if model.config.standardise else "teacher"
     return summarise(rows, left_out, space, seed)
@@ -138,7 +155,9 @@ class _Examiner:
 
     model: Spa3RModel
     source: TargetSource
+    own: Mapping[str, FeatureSpace]
     spaces: Mapping[str, FeatureSpace]
+    """Where answers are scored."""
     stats: TrainStats
     device: torch.device | str
 
@@ -170,10 +189,22 @@ class _Examiner:
         """The student's answer, then those of the five controls."""
         views_T = truth.is_target_V.nonzero()[:, 0]
         nearest, mean = truth.from_context()
-        yield MODEL, decode_views(self.model, own_BLD, batch, views_T)
+        yield MODEL, self.decode(own_BLD, batch, views_T)
         yield "training_mean", truth.training_mean(self.spaces, self.stats.get("depth_mean"))
-        yield "shuffled_latents", decode_views(self.model, borrowed_BLD, batch, views_T)
+        yield "shuffled_latents", self.decode(borrowed_BLD, batch, views_T)
         yield "nearest_context", nearest
         yield "context_mean", mean
         elsewhere_T = wrong_view(truth.is_target_V)
-        yield "wrong_camera", decode_views(self.model, own_BLD, batch, elsewhere_T)
+        yield "wrong_camera", self.decode(own_BLD, batch, elsewhere_T)
+
+    def decode(self, latents_BLD: Tensor, batch: ClipBatch, views_T: Tensor) -> FieldAnswer:
+        """The student's answer in the space of the scores."""
+        answer = decode_views(self.model, latents_BLD, batch, views_T)
+        if self.spaces is self.own:
+            return answer
+        features = {
+            kind: self.spaces[kind].enter(self.own[kind].leave(x_TND))
+            for kind, x_TND in answer.features.items()
+            if kind in self.spaces
+        }
+        return replace(answer, features=features)

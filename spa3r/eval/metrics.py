@@ -35,6 +35,14 @@ class FeatureSpace:
         """Student space to teacher units."""
         return x * self.scale_D + self.shift_D
 
+    def to(self, device: torch.device | str) -> "FeatureSpace":
+        """This space with its tensors on a device."""
+        return FeatureSpace(
+            shift_D=self.shift_D.to(device),
+            scale_D=self.scale_D.to(device),
+            centre_D=self.centre_D.to(device),
+        )
+
 
 @dataclass(slots=True)
 class FeatureSums:

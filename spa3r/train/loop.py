@@ -1,50 +1,36 @@
 """The training loop: one, from top to bottom, for every task, with one process or many.
 
-Nothing here knows Ray or MLflow. The loop's only outputs are <run>/checkpoints (spa3r/train/state)
-and <run>/metrics.jsonl, one line per `log_every` steps: step, lr, grad_norm (before clipping),
-views_per_second (all ranks), data_wait_share (of the wall clock, 0..1), total and the loss parts.
+Nothing here knows Ray or MLflow. What a run leaves behind: checkpoints; <run>/metrics.jsonl, one
+line per log window, whose numbers spa3r/train/units.py lists; <run>/dropped.jsonl.
+
+A step is `batches_per_step` micro-batches (G) of the data order over all workers: step s (from 0)
+takes the batches s * G .. s * G + G - 1, and rank r of W computes s * G + r, s * G + r + W, ...
 """
 
 import logging
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from spa3r.config import TrainConfig
-from spa3r.data.batch import ClipBatch
 from spa3r.errors import ConfigError, TrainingError
-from spa3r.train.metrics import MetricsLog
+from spa3r.train.ahead import load_ahead, pinned
+from spa3r.train.checkpoints import Checkpoints
+from spa3r.train.divergence import DivergenceStop
+from spa3r.train.ema import begin_ema, ema_weights, load_ema, update_ema
+from spa3r.train.log import RunLog
+from spa3r.train.metrics import score_of
+from spa3r.train.objective import Task
 from spa3r.train.optim import build_optimizer, lr_at, set_lr
-from spa3r.train.state import TrainState, save, start
+from spa3r.train.sharding import distribute, gather_for_good
+from spa3r.train.state import TrainState
+from spa3r.train.step import Gradient, Stepper
 from spa3r.train.world import World
 
 logger = logging.getLogger(__name__)
-
-
-class Task(Protocol):
-    """An objective. It is an nn.Module: called with a batch, it answers with losses, of which
-    "total" is trained."""
-
-    @property
-    def model(self) -> nn.Module:
-        """What is trained and saved."""
-        ...
-
-    def load(self, index: int) -> ClipBatch:
-        """Batch `index` of the data order, on the CPU; may be called from loader threads."""
-        ...
-
-    def blame(self, batch: ClipBatch) -> str:
-        """Scenes and clip ids to name when this batch gave a non-finite loss or gradient."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,144 +46,165 @@ def train(
     config: TrainConfig,
     run: Path,
     *,
-    identity: Mapping[str, Any],
+    checkpoints: Checkpoints,
     world: World,
     loaders: int = 0,
     init_from: str | None = None,
     stop: Callable[[], bool] = lambda: False,
+    validate: Callable[[], Mapping[str, float]] | None = None,
 ) -> TrainResult:
     """Trains from wherever the run stands to config.steps, and leaves a checkpoint at the end.
 
+    When it returns after the last step, task.model has the weights to be used: the average where
+    config.ema is on (sharded ones stay sharded: spa3r/train/sharding.py, full_tensors).
+
     Args:
         run: local folder that all ranks share.
-        identity: what the run is; a checkpoint of another identity is refused.
-        loaders: threads that load batches ahead; 0 loads in line.
+        loaders: threads that fetch batches ahead, in the same order; 0 fetches in line.
         init_from: weights to begin with where the run has no checkpoint.
         stop: asked in every step; True on any rank saves and ends the run on all of them.
+        validate: scores of task.model by name (spa3r/train/validation.py); every rank calls it.
 
     Raises:
-        TrainingError: a non-finite loss or gradient, before it reaches the weights; or a run
-            folder of another identity.
+        ConfigError: more workers than micro-batches in a step, or unequal shares under fsdp2.
+        TrainingError: a non-finite loss or gradient, before it reaches the weights; a loss that
+            runs away; or as Checkpoints.
     """
-    device = world.device
-    model = task.model.to(device).train()
-    torch.manual_seed(config.seed + world.rank)
-    state = TrainState(model=model, optimizer=build_optimizer(model, config))
-    start(state, run, identity, world, init_from)
-    forward = world.wrap(task)
-    log = MetricsLog(run / "metrics.jsonl", world, first_step=state.step)
-    # This rank's share of the data order, from where the run stands.
-    per_step = config.batches_per_step
-    end = state.position + (config.steps - state.step) * per_step
-    mine = range(state.position + world.rank, end, world.size)
-    stopping = False
-    with _load_ahead(task.load, mine, loaders) as batches:
+    _check_shares(config, world)
+    state, forward = _begin(task, config, checkpoints, world, init_from)
+    log = RunLog(run, world, task, first_step=state.step)
+    guard = DivergenceStop(config.max_loss_ratio, log.kept, world)
+    stepper = Stepper(task=task, forward=forward, config=config, world=world, log=log)
+    fetch = pinned(task.fetch) if world.device.type == "cuda" else task.fetch
+    saved, stopping = state.step, False
+    with load_ahead(fetch, _own_share(state.step, config, world), loaders) as fetched:
         while state.step < config.steps and not stopping:
-            done = list(_micro_batches(forward, batches, config, device, log, world.size))
-            norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-            finite = torch.stack([norm, *(total for _, total in done)]).isfinite().all()
-            flags = world.any(torch.stack([~finite, torch.tensor(stop(), device=device)]))
-            broken, stopping = flags.tolist()  # the step's only wait for the device
-            if broken:
-                raise TrainingError(_explain(task, done, float(norm), state.step, run, world))
-            lr = lr_at(state.step, config)
-            set_lr(state.optimizer, lr)
-            state.optimizer.step()
-            state.optimizer.zero_grad()
-            state.step += 1
-            state.position += per_step
-            last = stopping or state.step == config.steps
-            if last or state.step % config.log_every == 0:
-                log.write(state.step, lr=lr, grad_norm=norm)
-            if last or state.step % config.checkpoint_every == 0:
-                save(state, run, identity, world, config.keep_checkpoints)
+            found = stepper.gradient(state.step, fetched, stop)
+            kept = _kept(saved, checkpoints)
+            if found.broken:
+                raise TrainingError(_explain(task, found, state.step, kept, world))
+            lr, stopping = _update(state, config), found.stopping
+            due = _due(state.step, config, stopping)
+            if due.line:
+                line = log.close(state.step, lr=lr, grad_norm=found.norm)
+                if due.validation and validate is not None:
+                    line |= _validate(state, validate, log)
+                log.write(line)
+                guard.check(line, kept)
+                if due.save:
+                    checkpoints.save(state, score=score_of(line))
+                    saved = state.step
+    checkpoints.wait()
     world.barrier()
-    return TrainResult(step=state.step, finished=state.step == config.steps)
+    finished = state.step == config.steps
+    if finished and state.ema is not None:
+        load_ema(state.model, state.ema)
+    return TrainResult(step=state.step, finished=finished)
 
 
-# --- parts of a step ------------------------------------------------------------------------------
+# --- parts of a run -------------------------------------------------------------------------------
 
 
-def _micro_batches(
-    forward: nn.Module,
-    batches: Iterator[ClipBatch],
-    config: TrainConfig,
-    device: torch.device,
-    log: MetricsLog,
-    world_size: int,
-) -> Iterator[tuple[ClipBatch, Tensor]]:
-    """Forward and backward of one step's batches; yields each with its detached total loss.
-
-    Every micro-batch counts alike, as in the released configuration, whatever its clips' length.
-    """
-    count = config.batches_per_step // world_size
-    for micro in range(count):
-        with log.waiting():
-            batch = next(batches)
-        with _gradients_stay_local(forward, until=micro == count - 1):
-            with _autocast(config, device):
-                losses = forward(batch.to(device))
-            (losses["total"] / count).backward()
-        log.add(losses, views=batch.is_target_BV.numel())
-        yield batch, losses["total"].detach()
-
-
-def _gradients_stay_local(forward: nn.Module, *, until: bool) -> AbstractContextManager[None]:
-    """Gradients are averaged over the world once a step, in its last backward."""
-    if until or not isinstance(forward, DistributedDataParallel):
-        return nullcontext()
-    return forward.no_sync()
-
-
-def _autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[Any]:
-    if config.precision == "float32":
-        return nullcontext()
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise ConfigError(f"{device} has no bfloat16: set train.precision to float32")
-    return torch.autocast(device.type, dtype=torch.bfloat16)
-
-
-def _explain(
+def _begin(
     task: Task,
-    done: Sequence[tuple[ClipBatch, Tensor]],
-    norm: float,
-    step: int,
-    run: Path,
+    config: TrainConfig,
+    checkpoints: Checkpoints,
     world: World,
-) -> str:
+    init_from: str | None,
+) -> tuple[TrainState, nn.Module]:
+    """The state where the run stands, and the task as the workers call it."""
+    if world.device.type == "cuda":
+        torch.cuda.set_device(world.device)
+    model = task.model.to(world.device).train()
+    torch.manual_seed(config.seed + world.rank)
+    forward = distribute(task, config, world)
+    state = TrainState(model=model, optimizer=build_optimizer(model, config))
+    state.ema = begin_ema(model) if config.ema else None
+    checkpoints.start(state, init_from)
+    if state.ema is not None and state.step == 0:
+        state.ema = begin_ema(model)  # of the weights of `init_from`
+    return state, forward
+
+
+def _update(state: TrainState, config: TrainConfig) -> float:
+    """The optimizer's step; gives its learning rate."""
+    lr = lr_at(state.step, config)
+    set_lr(state.optimizer, lr)
+    state.optimizer.step()
+    state.optimizer.zero_grad()
+    state.step += 1
+    if state.ema is not None:
+        update_ema(state.ema, state.model, config.ema, state.step)
+    return lr
+
+
+def _validate(
+    state: TrainState, validate: Callable[[], Mapping[str, float]], log: RunLog
+) -> dict[str, float]:
+    with log.speed.paused(), ema_weights(state.model, state.ema):
+        return dict(validate())
+
+
+@dataclass(frozen=True, slots=True)
+class _Due:
+    """What happens after a step. A checkpoint and a validation close the log window, so a run that
+    goes on from a checkpoint begins a window with it, as the undisturbed run did."""
+
+    validation: bool
+    save: bool
+    line: bool
+
+
+def _due(step: int, config: TrainConfig, stopping: bool) -> _Due:
+    ends = step == config.steps
+    every = config.validate_every
+    validation = every > 0 and (ends or step % every == 0)
+    save = ends or stopping or step % config.checkpoint_every == 0
+    return _Due(validation, save, save or validation or step % config.log_every == 0)
+
+
+def _check_shares(config: TrainConfig, world: World) -> None:
+    total, workers = config.batches_per_step, world.size
+    if workers > total:
+        raise ConfigError(
+            f"{workers} workers for {total} micro-batches a step: start at most {total}, or raise"
+            " train.batches_per_step"
+        )
+    if config.sharding == "fsdp2" and total % workers:
+        raise ConfigError(
+            f"train.sharding='fsdp2' needs equal shares: {workers} workers do not divide"
+            f" train.batches_per_step {total}"
+        )
+
+
+def _own_share(step: int, config: TrainConfig, world: World) -> Iterator[int]:
+    """This rank's numbers in the data order, from optimizer step `step` to the end."""
+    per_step = config.batches_per_step
+    for first in range(step * per_step, config.steps * per_step, per_step):
+        yield from range(first + world.rank, first + per_step, world.size)
+
+
+def _kept(saved: int, checkpoints: Checkpoints) -> str:
+    if saved == 0:
+        return "there is no checkpoint yet"
+    return f"the last checkpoint is of step {saved} in {checkpoints.url}"
+
+
+def _explain(task: Task, found: Gradient, step: int, kept: str, world: World) -> str:
     """Names step, scenes and clips of a step that must not reach the weights.
 
     All ranks say the same: one rank's bad loss has spoilt the averaged gradient of every other.
     """
-    bad = world.texts([task.blame(batch) for batch, total in done if not bool(total.isfinite())])
-    what = "loss" if bad else f"gradient (norm {norm})"
-    named = "; ".join(bad or world.texts([task.blame(batch) for batch, _ in done]))
+    assert isinstance(task, nn.Module)
+    gather_for_good(task)  # ranks ask about unequal numbers of clips
+    bad = world.texts([task.blame(clips) for clips, total in found.done if not _finite(total)])
+    what = "loss" if bad else f"gradient (norm {float(found.norm)})"
+    named = "; ".join(bad or world.texts([task.blame(clips) for clips, _ in found.done]))
     return (
-        f"non-finite {what} at step {step} in {named}; the weights are untouched and {run} holds"
-        " the last checkpoint: look at these clips, or lower train.lr, then start again"
+        f"non-finite {what} at step {step} in {named}; the weights are untouched and {kept}: look"
+        " at these clips, or lower train.lr, then start again"
     )
 
 
-@contextmanager
-def _load_ahead(
-    load: Callable[[int], ClipBatch], indices: Sequence[int], threads: int
-) -> Iterator[Iterator[ClipBatch]]:
-    """The batches in order, loaded by `threads` threads two batches each ahead of their use."""
-    if threads == 0:
-        yield map(load, indices)
-        return
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="load")
-
-    def in_order() -> Iterator[ClipBatch]:
-        waiting: deque[Future[ClipBatch]] = deque()
-        for index in indices:
-            waiting.append(pool.submit(load, index))
-            if len(waiting) > 2 * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-    try:
-        yield in_order()
-    finally:
-        pool.shutdown(cancel_futures=True)
+def _finite(x: Tensor) -> bool:
+    return bool(x.isfinite())

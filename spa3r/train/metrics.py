@@ -1,18 +1,19 @@
 """metrics.jsonl: what a run measured, one line per log window, no step twice."""
 
 import json
-import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from spa3r import storage
+from spa3r.eval.field_report import COMPARED, MODEL
 from spa3r.train.world import World
+
+METRICS: Final = "metrics.jsonl"
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -26,59 +27,69 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in complete if line.strip()]
 
 
-class MetricsLog:
-    """Sums over a window of steps, on the device; one reduction over the world per line."""
+def score_of(scores: Mapping[str, float]) -> float | None:
+    """R2 of the first kind of token that the student predicts: higher is better. None: unknown."""
+    names = (f"field/{MODEL}/{metric}" for metric in COMPARED)
+    return next((scores[name] for name in names if name in scores), None)
+
+
+class StepLines:
+    """A file of lines with a "step", which rank 0 writes."""
 
     def __init__(self, path: Path, world: World, *, first_step: int) -> None:
         """Cuts the file back to `first_step`: what a killed process did after its last checkpoint
         is done, and logged, again."""
-        self._path, self._world = path, world
-        self._reset()
-        kept = [line for line in read_lines(path) if line["step"] <= first_step]
-        if world.rank == 0:
-            storage.write_bytes(path, "".join(_text(line) for line in kept).encode())
+        self._path, self._writes = path, world.rank == 0
+        self.kept: list[dict[str, Any]] = []
+        """The lines up to `first_step`; [] on all ranks but 0."""
+        if self._writes:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.kept = [line for line in read_lines(path) if line["step"] <= first_step]
+            if path.exists():
+                storage.write_bytes(path, "".join(map(_text, self.kept)).encode())
 
-    def _reset(self) -> None:
-        self._sums: dict[str, Tensor] = defaultdict(
-            lambda: torch.zeros((), device=self._world.device)
-        )
-        self._batches = self._views = 0
-        self._waited = 0.0
-        self._since = time.perf_counter()
-
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Counts the block as time spent waiting for data."""
-        begin = time.perf_counter()
-        yield
-        self._waited += time.perf_counter() - begin
-
-    def add(self, losses: Mapping[str, Tensor], views: int) -> None:
-        """Adds one micro-batch. Never waits for the device."""
-        for name, value in losses.items():
-            self._sums[name] = self._sums[name] + value.detach()
-        self._batches += 1
-        self._views += views
-
-    def write(self, step: int, *, lr: float, grad_norm: Tensor) -> None:
-        """Closes the window: means over its micro-batches and all ranks. Every rank must call."""
-        elapsed = time.perf_counter() - self._since
-        host = [float(self._batches), float(self._views), self._waited, elapsed]
-        sums = torch.stack([*self._sums.values(), *torch.tensor(host, device=self._world.device)])
-        *losses, batches, views, waited, total_elapsed = self._world.sum(sums).tolist()
-        line = {
-            "step": step,
-            "lr": lr,
-            "grad_norm": float(grad_norm),
-            "views_per_second": views / elapsed,
-            "data_wait_share": waited / total_elapsed,
-            **{name: x / batches for name, x in zip(self._sums, losses, strict=True)},
-        }
-        if self._world.rank == 0:
+    def append(self, line: Mapping[str, Any]) -> None:
+        """Adds a line; does nothing on ranks other than 0."""
+        if self._writes:
             with self._path.open("a") as f:
                 f.write(_text(line))
-        self._reset()
 
 
 def _text(line: Mapping[str, Any]) -> str:
     return json.dumps(line, sort_keys=True) + "\n"
+
+
+class MeanLosses:
+    """Means of the parts of the loss over all tokens of a window of steps, on the device."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._reset()
+
+    def _reset(self) -> None:
+        self._sums: dict[str, Tensor] = defaultdict(self._zero)
+        self._tokens: dict[str, Tensor] = defaultdict(self._zero)
+
+    def _zero(self) -> Tensor:
+        return torch.zeros((), dtype=torch.float64, device=self._world.device)
+
+    def add(self, losses: Mapping[str, Tensor], tokens: Mapping[str, Tensor]) -> None:
+        """Adds the parts of one micro-batch, each with the number of tokens that it is the mean of.
+        Never waits for the device."""
+        for part, number in tokens.items():
+            self._sums[part] += losses[part].detach() * number
+            self._tokens[part] += number
+
+    def read(self) -> dict[str, float]:
+        """Means over all ranks, and their "total"; {} if no token counted. Begins a new window.
+
+        Every rank must call it.
+        """
+        both = torch.stack([*self._sums.values(), *self._tokens.values()])
+        sums, tokens = self._world.sum(both).view(2, -1).tolist()
+        means = {
+            part: total / max(number, 1.0)
+            for part, total, number in zip(self._sums, sums, tokens, strict=True)
+        }
+        self._reset()
+        return means | {"total": sum(means.values(), 0.0)} if any(tokens) else {}

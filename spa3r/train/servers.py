@@ -3,7 +3,6 @@
 import base64
 import http.client
 import os
-import socket
 import urllib.request
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -59,14 +58,23 @@ def existing_store(uri: str | None) -> str:
 
 def require_mlflow(uri: str) -> None:
     """Raises ServiceError when a tracking server or its database does not answer; files do."""
-    try:
-        if uri.startswith(_HTTP):
+    if uri.startswith(_POSTGRES):
+        _require_database(uri)
+    elif uri.startswith(_HTTP):
+        try:
             probe(f"{uri.rstrip('/')}/health")
-        elif uri.startswith(_POSTGRES):
-            place = urlsplit(uri)  # MLflow itself would try for more than a minute
-            address = (place.hostname or "localhost", place.port or 5432)
-            socket.create_connection(address, timeout=TIMEOUT_SECONDS).close()
-    except NO_ANSWER as error:
+        except NO_ANSWER as error:
+            raise mlflow_is_away(uri, error) from error
+
+
+def _require_database(uri: str) -> None:
+    """Logs in once: MLflow itself would try for minutes, also with a wrong password."""
+    import psycopg2  # here: the other stores do without it
+
+    try:
+        address = f"postgresql://{uri.removeprefix(_POSTGRES)}"
+        psycopg2.connect(address, connect_timeout=TIMEOUT_SECONDS).close()
+    except psycopg2.Error as error:
         raise mlflow_is_away(uri, error) from error
 
 

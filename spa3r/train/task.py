@@ -3,43 +3,38 @@
 Legend: B clips, V views.
 """
 
-from dataclasses import fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from spa3r.config import Recipe
-from spa3r.data.batch import ClipBatch
-from spa3r.data.order import Curriculum
+from spa3r.data.batch import ClipBatch, Staged
+from spa3r.data.clips import Clip
+from spa3r.data.order import build_order
 from spa3r.errors import ConfigError
 from spa3r.models.losses import FieldTargets, psfm_loss, select_views
 from spa3r.models.spa3r import Spa3RModel
+from spa3r.train.flops import student_flops
 from spa3r.train.sources import TrainingData
+
+_PROBE = "depth_prob"  # name of the probe and of its loss
 
 
 class PretrainTask(nn.Module):
-    """Student, data order and objective (see spa3r/train/loop.py, Task)."""
+    """Student, data order and objective (see spa3r/train/objective.py)."""
 
-    def __init__(self, recipe: Recipe, data: TrainingData, *, batches: int | None = None) -> None:
+    def __init__(self, recipe: Recipe, data: TrainingData) -> None:
         """Initialises the student from the recipe's seed, torch's global generator untouched.
-
-        Args:
-            batches: of the whole training, over all workers; None: of a training by one worker.
 
         Raises:
             ConfigError: the recipe standardises tokens but the targets come without statistics; or
-                as Curriculum.
+                as build_order.
         """
         super().__init__()
         self._loss = recipe.loss
         self._source = data.source
-        self._order = Curriculum(
-            data.source.clips,
-            recipe.train.views_per_batch,
-            recipe.train.seed,
-            stages=recipe.clips.stages,
-            total=batches or recipe.train.steps * recipe.train.batches_per_step,
-        )
+        self._order = build_order(data.source, recipe)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.train.seed)
             self.model = Spa3RModel(recipe.model)
@@ -52,9 +47,28 @@ class PretrainTask(nn.Module):
                 )
             self.model.set_statistics({name: data.stats[name] for name in names})
 
+    # --- data -------------------------------------------------------------------------------------
+
+    @property
+    def has_teachers(self) -> bool:
+        return isinstance(self._source, Staged)
+
+    def fetch(self, index: int) -> Any:
+        """The host's part of batch `index` of the data order."""
+        clips = self._order.batch(index)
+        if isinstance(self._source, Staged):
+            return self._source.fetch(clips)
+        return self._source.load(clips)
+
+    def finish(self, fetched: Any) -> ClipBatch:
+        """The device's part: teachers, where they are in the loop."""
+        return self._source.finish(fetched) if isinstance(self._source, Staged) else fetched
+
     def load(self, index: int) -> ClipBatch:
         """Batch `index` of the data order."""
-        return self._source.load(self._order.batch(index))
+        return self.finish(self.fetch(index))
+
+    # --- objective --------------------------------------------------------------------------------
 
     def forward(self, batch: ClipBatch) -> dict[str, Tensor]:
         """Losses of a batch. With the loss on targets, only target views are decoded."""
@@ -86,22 +100,40 @@ class PretrainTask(nn.Module):
         )
         return psfm_loss(model.predict(hidden_BVND), targets, self._loss)
 
+    def tokens(self, batch: ClipBatch) -> dict[str, Tensor]:
+        """How many tokens each part of the loss is a mean over, as psfm_loss counts them."""
+        counts_BVN = batch.valid_BVN
+        if self._loss.views == "targets":
+            counts_BVN = counts_BVN & batch.is_target_BV[..., None]
+        features = counts_BVN.sum().float()
+        parts = {f"{kind}/{loss}": features for kind in self.model.heads for loss in ("l1", "cos")}
+        return parts | {_PROBE: (counts_BVN & (batch.depth_BVN > 0)).sum().float()}
+
+    def part_of(self, parameter: str) -> str:
+        """The probe learns from its own loss, all else from the features'."""
+        if parameter.startswith(f"{_PROBE}."):
+            return _PROBE
+        return f"{next(iter(self.model.heads))}/l1"
+
+    def flops(self, batch: ClipBatch) -> int:
+        """Of the student's forward and backward."""
+        clips, views = batch.is_target_BV.shape
+        context = batch.context_BCND.shape[1]
+        forward = student_flops(
+            self.model.config,
+            context_views=context,
+            decoded_views=views - context if self._loss.views == "targets" else views,
+            grid_hw=batch.grid_hw,
+        )
+        return 3 * clips * forward
+
     @torch.no_grad()
-    def blame(self, batch: ClipBatch) -> str:
-        """The clips whose own loss is not finite; all of the batch if only their sum is."""
+    def blame(self, clips: tuple[Clip, ...]) -> str:
+        """The clips whose own loss is not finite; all of them if only their sum is."""
         device = next(self.model.parameters()).device
         guilty = [
             clip
-            for i, clip in enumerate(batch.clips)
-            if not self(_one_clip(batch, i).to(device))["total"].isfinite()
+            for clip in clips
+            if not self(self._source.load([clip]).to(device))["total"].isfinite()
         ]
-        return ", ".join(f"scene {c.scene} clip {c.id}" for c in guilty or batch.clips)
-
-
-def _one_clip(batch: ClipBatch, i: int) -> ClipBatch:
-    parts = {
-        f.name: getattr(batch, f.name)[i : i + 1]
-        for f in fields(batch)
-        if isinstance(getattr(batch, f.name), Tensor)
-    }
-    return replace(batch, clips=batch.clips[i : i + 1], **parts)
+        return ", ".join(f"scene {c.scene} clip {c.id}" for c in guilty or clips)

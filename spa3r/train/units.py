@@ -2,17 +2,22 @@
 
 from typing import Final
 
+from spa3r.schema import KINDS
+
 _STUDENT_SPACE: Final = "standardised per channel, else teacher units"
 _TRAIN: Final = {
     "lr": "1",
     "grad_norm": "1, before clipping",
     "views_per_second": "views/s, all workers",
+    "tokens_per_second": "patch tokens/s, all workers",
+    "peak_share": "share of the bf16 matrix peak, the student's work, 0..1",
     "data_wait_share": "share of wall clock, 0..1",
-    "total": "1, sum of the weighted parts",
-    "geo/l1": _STUDENT_SPACE,
-    "sem/l1": _STUDENT_SPACE,
-    "geo/cos": "1, 1 - cosine",
-    "sem/cos": "1, 1 - cosine",
+    "teacher_share": "share of wall clock, 0..1",
+    "memory_gib": "GiB, most so far of any worker: tensors on a GPU, else the process",
+    "dropped_clips": "clips, since the beginning",
+    "total": "1, sum of the parts",
+    **{f"{kind}/l1": _STUDENT_SPACE for kind in KINDS},
+    **{f"{kind}/cos": "1, 1 - cosine" for kind in KINDS},
     "depth_prob": "clip units of depth, smooth L1",
 }
 _FIELD: Final = {
@@ -26,10 +31,12 @@ _FIELD: Final = {
 
 
 def unit_of(metric: str) -> str:
-    """Unit of "train/<key of metrics.jsonl>" or "field/<method>/<kind>/<score>".
+    """Unit of "train/<key of metrics.jsonl>", "field/<method>/<kind>/<score>" (also that in
+    metrics.jsonl) or "validation/<method>/<kind>/<score>".
 
     Raises:
         KeyError: a number that has no unit here yet.
     """
     group, _, name = metric.partition("/")
-    return _FIELD[name.rpartition("/")[2]] if group == "field" else _TRAIN[name]
+    scored = group in ("field", "validation")
+    return _FIELD[name.rpartition("/")[2]] if scored else _TRAIN[name]

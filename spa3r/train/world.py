@@ -1,11 +1,9 @@
 """The processes of one training run: alone, or a torch.distributed group that someone opened."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, distributed, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor, distributed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,21 +19,6 @@ class World:
         """Place in the default process group (which must be initialised)."""
         return cls(device=device, rank=distributed.get_rank(), size=distributed.get_world_size())
 
-    def wrap(self, module: Any) -> nn.Module:
-        """The module with gradients averaged over the world in its backward."""
-        assert isinstance(module, nn.Module)
-        if self.size == 1:
-            return module
-        return DistributedDataParallel(module, broadcast_buffers=False)
-
-    def any(self, flags_N: Tensor) -> Tensor:
-        """For each flag (bool, on the device), whether it is set anywhere."""
-        if self.size == 1:
-            return flags_N
-        counts_N = flags_N.int()
-        distributed.all_reduce(counts_N)
-        return counts_N > 0
-
     def sum(self, values_N: Tensor) -> Tensor:
         """Sums over the world."""
         if self.size > 1:
@@ -45,11 +28,15 @@ class World:
     def gather(self, values_N: Tensor) -> list[Tensor]:
         """Every rank's tensor (equal shapes), on the CPU, in order of rank."""
         if self.size == 1:
-            return [values_N]
+            return [values_N.cpu()]
         mine_N = values_N.to(self.device)
         all_WN = [torch.empty_like(mine_N) for _ in range(self.size)]
         distributed.all_gather(all_WN, mine_N)
         return [x.cpu() for x in all_WN]
+
+    def first(self, value: float) -> float:
+        """Rank 0's value, on every rank."""
+        return self.gather(torch.tensor([value], dtype=torch.float64))[0].item()
 
     def texts(self, mine: list[str]) -> list[str]:
         """The texts of all ranks, in order of rank."""

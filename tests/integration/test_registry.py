@@ -1,8 +1,9 @@
-"""From a run to a registered encoder that loads anywhere; promotion; a server that is not there."""
+"""From a run to a registered encoder that loads anywhere; a server that is not there."""
 
 import json
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,11 +12,14 @@ import cv2
 import mlflow
 import numpy as np
 import pytest
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from spa3r.errors import ConfigError, ServiceError, WeightsError
 from spa3r.hub import Spa3REncoder
 from spa3r.scene_commands import load_encoder
-from spa3r.train import tracking
+from spa3r.train import registry, tracking
+from spa3r.train.lineage import trace
+from spa3r.train.origin import Origin
 from spa3r.train.pretrain import pretrain
 from tests.box_rooms import BoxRooms, box_recipe
 from tests.scan_arrays import scan_arrays
@@ -39,7 +43,8 @@ def encoder(home: Path, uri: str) -> Path:
     rooms = BoxRooms(RECIPE, rooms=3)
     with tracking.track(uri, RECIPE, {"data_hash": "d", "target_hash": "t"}) as tracker:
         done = pretrain(RECIPE, rooms, home / "run", on_line=tracker.log_line)
-        assert tracking.register_encoder(tracker, done.encoder) == ("1", False)
+        origin = Origin(run=str(home / "run"))
+        assert registry.register_encoder(tracker, done.encoder, origin) == ("1", False)
     return done.encoder
 
 
@@ -51,7 +56,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_run_holds_settings_metrics_with_units_and_hashes(uri: str, encoder: Path):
     client = tracking.connect(uri)
-    version = tracking.find(client, "candidate")
+    version = registry.find(client, "candidate")
     assert version is not None and version.version == "1"
     run = client.get_run(version.run_id)
     assert run.info.status == "FINISHED"
@@ -65,8 +70,10 @@ def test_the_run_holds_settings_metrics_with_units_and_hashes(uri: str, encoder:
     assert run.info.artifact_uri.startswith("file://") and "/store/mlartifacts/" in (
         run.info.artifact_uri
     )
-    for tag in ("recipe", "target_hash", "teacher_kind", "teacher_hash", "teacher_licence",
-                "teacher_variant", "code_version", "encoder_hash"):  # fmt: skip
+    for tag in ("recipe", "recipe_hash", "target_hash", "teacher_kind", "teacher_hash",
+                "teacher_licence", "teacher_variant", "licences", "datasets", "code_version",
+                "code_dirty", "code_hash", "environment", "environment_hash", "encoder_hash",
+                "run_folder"):  # fmt: skip
         assert version.tags[tag]
     assert not list(Path.cwd().iterdir()), "something was written into the working directory"
 
@@ -75,12 +82,71 @@ def test_registering_the_same_encoder_again_gives_the_same_version_and_run(uri, 
     with tracking.track(uri, RECIPE, {"data_hash": "d", "target_hash": "t"}) as tracker:
         tracker.log_line({"step": 4, "total": 99.0})  # already there
         tracker.log_line({"step": 5, "total": 1.0})
-        assert tracking.register_encoder(tracker, encoder) == ("1", True)
+        assert registry.register_encoder(tracker, encoder) == ("1", True)
     client = tracking.connect(uri)
-    version = tracking.find(client, "candidate")
+    version = registry.find(client, "candidate")
     assert version is not None and version.run_id == tracker.run_id
     history = client.get_metric_history(tracker.run_id, "train/total")
     assert [m.step for m in history] == [1, 2, 3, 4, 5]
+
+
+def test_validation_is_logged_beside_training_and_apart_from_the_evaluation(uri: str):
+    recipe = box_recipe(train__steps=6)
+    lines = [{"step": s, "total": 1.0 / s} for s in (1, 2, 3)]
+    lines[1] |= {"field/model/geo/r2": 0.25, "field/wrong_camera/geo/r2": 0.125}
+    for _ in range(2):  # a run that is taken up again sees its lines once more
+        with tracking.track(uri, recipe, {"data_hash": "validated"}) as tracker:
+            for line in lines:
+                tracker.log_line(line)
+    client, run = tracker.client, tracker.run_id
+    for name, steps in (("train/total", [1, 2, 3]), ("validation/model/geo/r2", [2])):
+        assert [m.step for m in client.get_metric_history(run, name)] == steps
+    data = client.get_run(run).data
+    assert data.metrics["validation/wrong_camera/geo/r2"] == 0.125
+    assert data.tags["unit.validation/model/geo/r2"] and "field/model/geo/r2" not in data.metrics
+
+
+def test_the_machine_is_watched_while_the_run_lasts(uri: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true")
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.02")
+    published = threading.Event()
+    publish = SystemMetricsMonitor.publish_metrics
+
+    def noted(self: SystemMetricsMonitor, metrics: dict[str, float]) -> None:
+        publish(self, metrics)
+        published.set()
+
+    monkeypatch.setattr(SystemMetricsMonitor, "publish_metrics", noted)
+    with tracking.track(uri, RECIPE, {"data_hash": "watched"}) as tracker:
+        assert published.wait(60)
+    found = tracker.client.get_run(tracker.run_id).data.metrics
+    assert found["system/system_memory_usage_megabytes"] > 0
+    assert "system/cpu_utilization_percentage" in found
+    assert "SystemMetricsMonitor" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_lineage_lies_in_the_run_with_the_packages(uri: str, home: Path, encoder: Path):
+    client = tracking.connect(uri)
+    version = registry.named(client, "models:/spa3r-encoder/1")
+    folder = f"lineage/{version.tags['encoder_hash']}"
+    files = {a.path.rpartition("/")[2] for a in client.list_artifacts(version.run_id, folder)}
+    assert files == {"lineage.json", "recipe.json", "requirements.lock", "installed.txt"}
+    record = json.loads((home / "run" / "lineage.json").read_text())
+    found = trace(client, "models:/spa3r-encoder/1")
+    assert found.links[0].what.startswith("spa3r-encoder version 1 (candidate)")
+    assert [link.state for link in found.links if link.part in ("version", "tracked", "run")] == [
+        "same"
+    ] * 3
+    assert record["encoder"]["folder"] == str(encoder)
+    assert trace(client, str(encoder)).links[0] == found.links[0]
+    client.delete_run(version.run_id)
+    try:
+        assert trace(client, "models:/spa3r-encoder/1").broken["gone"] == ["tracked"]
+    finally:
+        client.restore_run(version.run_id)
+    for wrong in ("models:/spa3r-encoder@nobody", "models:/spa3r-encoder/7", "models:/no/1"):
+        with pytest.raises(WeightsError, match="has no such version"):
+            trace(client, wrong)
 
 
 SCRIPT = """
@@ -179,30 +245,6 @@ def test_no_pickle_is_registered(home: Path, encoder: Path):
     assert not [p for p in stored if p.suffix in (".pkl", ".pt", ".pickle", ".bin")]
 
 
-DECIDED_ON = {"dataset": "rooms", "target_hash": "t"}
-
-
-def test_promotion_moves_champion_only_if_the_gate_holds(uri: str, encoder: Path):
-    client = tracking.connect(uri)
-    line = tracking.promote(client, passed=False, reason="failed: no margin", **DECIDED_ON)
-    assert "not promoted, there is no champion: failed: no margin" in line
-    assert tracking.find(client, "champion") is None
-    candidate = tracking.find(client, "candidate")
-    assert candidate is not None and candidate.tags["field_gate"] == "failed"
-    assert "is champion" in tracking.promote(client, passed=True, reason="passed", **DECIDED_ON)
-    champion = tracking.find(client, "champion")
-    assert champion is not None and champion.version == candidate.version
-    assert champion.tags["field_gate"] == "passed"
-    assert champion.tags["field_gate_reason"] == "passed"
-    assert champion.tags["field_gate_dataset"] == "rooms"
-    assert champion.tags["field_gate_target_hash"] == "t"
-    assert "champion stays at version 1" in tracking.promote(
-        client, passed=False, reason="no", **DECIDED_ON
-    )
-    with pytest.raises(WeightsError, match="no version with alias"):
-        tracking.promote(client, passed=True, reason="", name="nobody", **DECIDED_ON)
-
-
 def test_an_unreachable_server_is_one_line_and_soon(encoder: Path, uri: str):
     begin = time.monotonic()
     with pytest.raises(ServiceError) as caught:
@@ -261,7 +303,7 @@ def test_a_server_that_goes_away_is_one_line_wherever_it_is_asked(
             monkeypatch.setattr(tracker.client, name, away)
         with pytest.raises(ServiceError, match="does not answer"):
             tracker.log_metrics({"field/model/geo/r2": 0.5})
-        tracking.register_encoder(tracker, encoder)
+        registry.register_encoder(tracker, encoder)
     text = str(caught.value)
     assert uri in text and "connection refused" in text and "\n" not in text
     assert f"run {tracker.run_id} stays open" in caplog.text

@@ -1,11 +1,14 @@
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
+from spa3r.errors import ConfigError
 from spa3r.eval.bootstrap import Interval
 from spa3r.eval.controls import CONTROLS
 from spa3r.eval.field import evaluate_field
 from spa3r.eval.field_report import FieldReport
-from spa3r.eval.gate import field_gate
+from spa3r.eval.gate import champion_gate, field_gate
 from tests.unit.eval.fakes import FakeSource, Oracle, train_stats
 
 
@@ -48,3 +51,17 @@ def test_no_geometric_features_are_refused() -> None:
     good = report()
     semantic_only = replace(good, differences={"sem/r2": good.differences["sem/r2"]})
     assert "no geometric R2" in field_gate(semantic_only).reason
+
+
+def test_a_champion_is_beaten_by_more_than_the_interval_only() -> None:
+    better, same = report(), report(knows=0.9)
+    won = champion_gate(better, same)
+    assert won.passed and won.scenes == 8 and won.differences["geo/r2"].low > 0
+    assert not champion_gate(same, same).passed, "a difference of zero is no difference"
+    lost = champion_gate(same, better)
+    assert not lost.passed and "semantic R2 is worse" in lost.reason
+
+
+def test_a_champion_of_other_scenes_is_not_compared() -> None:
+    with pytest.raises(ConfigError, match="1 held-out scenes were scored for one version only"):
+        champion_gate(report(), report(scenes=9))
