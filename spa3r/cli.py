@@ -13,6 +13,7 @@ from spa3r import (
     ingest_commands,
     registry_commands,
     scene_commands,
+    sweep_commands,
     target_commands,
     train_commands,
     view_commands,
@@ -103,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--val-rooms", type=_positive, default=12, help="held-out rooms (default 12)")
     _add_rooms(add("rooms", _rooms, "generate furnished rooms as ScanNet releases its scans"))
     ingest_commands.register(add)
-    for group in (target_commands, train_commands, registry_commands):
+    for group in (target_commands, train_commands, registry_commands, sweep_commands):
         group.register(add)
     for group in (check_commands, scene_commands, export_commands, view_commands, convert_commands):
         group.register(add)

@@ -25,6 +25,11 @@ class ShardError(Spa3RError):
     """A shard, manifest or sidecar that is missing, incomplete or not of the expected schema."""
 
 
+class DamageError(ShardError):
+    """A sample of a shard that is absent, cut short, misshapen or not finite; others may be
+    whole. Not a failure of the storage."""
+
+
 class WeightsError(Spa3RError):
     """A checkpoint with missing, unexpected or misshapen tensors (all of them are named)."""
 
@@ -35,6 +40,14 @@ class TeacherError(Spa3RError):
 
 class TrainingError(Spa3RError):
     """Training had to stop: a non-finite loss or gradient, or a checkpoint of another run."""
+
+
+class StoppedError(TrainingError):
+    """A run that was asked to stop (SIGTERM) and saved its state: start it again to continue."""
+
+
+class SweepError(Spa3RError):
+    """Some recipes of a sweep failed; what the others gave is kept and compared."""
 
 
 class ServiceError(Spa3RError):

@@ -9,8 +9,14 @@ from spa3r.errors import ConfigError
 
 def recipe_options() -> argparse.ArgumentParser:
     """--recipe and --set, as a parent of a command's parser."""
-    parser = argparse.ArgumentParser(add_help=False)
+    parser = argparse.ArgumentParser(add_help=False, parents=[set_option()])
     parser.add_argument("--recipe", default="tiny", help="named experiment (default: tiny)")
+    return parser
+
+
+def set_option() -> argparse.ArgumentParser:
+    """--set alone, as a parent of a command's parser."""
+    parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
         help="override one recipe setting, e.g. --set train.steps=100 (value is JSON)",
@@ -19,7 +25,12 @@ def recipe_options() -> argparse.ArgumentParser:
 
 
 def recipe_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What a stage takes: `recipe`, and `overrides` with values read as JSON or else as text.
+    """What a stage takes: `recipe` and `overrides`. Raises ConfigError as `overrides_of`."""
+    return {"recipe": arguments.recipe, "overrides": overrides_of(arguments)}
+
+
+def overrides_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The settings of --set by name, with values read as JSON or else as text.
 
     Raises:
         ConfigError: an override without "=".
@@ -33,7 +44,7 @@ def recipe_of(arguments: argparse.Namespace) -> dict[str, Any]:
             overrides[key] = json.loads(text)
         except ValueError:
             overrides[key] = text
-    return {"recipe": arguments.recipe, "overrides": overrides}
+    return overrides
 
 
 def data_options() -> argparse.ArgumentParser:

@@ -1,4 +1,4 @@
-"""All recipes by name."""
+"""All recipes by name: the bases, and the paper's ablations of each."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -6,7 +6,8 @@ from typing import Any
 
 from spa3r.config import Recipe
 from spa3r.errors import ConfigError
-from spa3r.plain import override
+from spa3r.plain import override, require
+from spa3r.recipes.ablations import ABLATIONS, TABLES, ablated, of_base
 from spa3r.recipes.debug import debug
 from spa3r.recipes.paper import paper
 from spa3r.recipes.release import release
@@ -20,7 +21,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 
 
 def get(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """The recipe of that name.
+    """The recipe of that name: one of RECIPES, or one of them with an ablation, "paper-mask25".
 
     Args:
         overrides: dotted settings for debugging and tests, e.g. {"train.steps": 40}; logged.
@@ -28,10 +29,31 @@ def get(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
     Raises:
         ConfigError: unknown name or setting, or overrides that contradict the rest.
     """
-    if name not in RECIPES:
-        raise ConfigError(f"recipe {name!r} is unknown; choose one of {sorted(RECIPES)}")
-    recipe = RECIPES[name]()
+    recipe = _named(name)
     if overrides:
         recipe = override(recipe, overrides)
         logger.info("recipe %s with overrides %s", name, dict(overrides))
     return recipe
+
+
+def table(number: int, base: str) -> tuple[str, ...]:
+    """Recipes of one of the paper's ablation tables: the base, then its rows in their order.
+
+    Raises:
+        ConfigError: no such table or base.
+    """
+    require(number in TABLES, f"table {number}: those with ablations are {sorted(TABLES)}")
+    require(base in RECIPES, f"base recipe {base!r} is unknown; choose one of {sorted(RECIPES)}")
+    return (base, *(f"{base}-{row}" for row in of_base(RECIPES[base](), number)))
+
+
+def _named(name: str) -> Recipe:
+    base, _, ablation = name.rpartition("-")
+    if name in RECIPES:
+        return RECIPES[name]()
+    if base in RECIPES and ablation in ABLATIONS:
+        return ablated(RECIPES[base](), ablation)
+    raise ConfigError(
+        f"recipe {name!r} is unknown; choose one of {sorted(RECIPES)}, or one of them with an"
+        f" ablation of {sorted(ABLATIONS)}, e.g. paper-mask25"
+    )

@@ -1,4 +1,4 @@
-"""Loss curves of a run as one SVG, the same bytes for the same numbers."""
+"""Curves of a run, losses and validation, each as one SVG: the same bytes for the same numbers."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -8,6 +8,9 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from spa3r.eval.controls import CONTROLS
+from spa3r.eval.field_report import MODEL
 
 _INK, _MUTED, _GRID = "#1d2733", "#66717e", "#e3e6ea"
 _PARTS = {  # loss part -> (panel, name, colour)
@@ -19,6 +22,12 @@ _PARTS = {  # loss part -> (panel, name, colour)
     "sem/cos": (2, "semantic, 1 - cosine", "#c2571a"),
     "lang/cos": (2, "linguistic, 1 - cosine", "#6a4c93"),
     "depth_prob": (3, "depth probe", "#5b7f2b"),
+}
+_VALIDATED = {  # metric -> (title, the better control is)
+    "geo/r2": ("Geometric R²", max),
+    "sem/r2": ("Semantic R²", max),
+    "lang/r2": ("Linguistic R²", max),
+    "depth/abs_rel": ("Depth abs-rel, lower is better", min),
 }
 _TITLES = ("Total loss", "Feature error", "Feature angle", "Depth probe")
 _STYLE: dict[Any, Any] = {
@@ -50,8 +59,43 @@ def loss_curves(rows: Sequence[Mapping[str, Any]]) -> bytes:
         for panel in axes[1:3]:
             if panel.lines:
                 panel.legend(frameon=False, fontsize=7.5, handlelength=1.2)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+        return _svg(figure)
+
+
+def validation_curves(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """SVG of the held-out scores over optimizer steps: the student solid, the hardest of the five
+    controls dashed. b"" where a run has no validation.
+
+    Args:
+        rows: lines of metrics.jsonl; those of a validation have "field/<method>/<metric>".
+    """
+    student = f"field/{MODEL}/"
+    shown = [name for name in _VALIDATED if any(f"{student}{name}" in row for row in rows)]
+    if not shown:
+        return b""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(9.6, 2.3), layout="constrained")
+        for axes, name in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+            title, hardest = _VALIDATED[name]
+            axes.set_title(title, loc="left", fontsize=9, fontweight="bold")
+            axes.set_xlabel("step")
+            axes.tick_params(length=0)
+            measured = [row for row in rows if f"{student}{name}" in row]
+            steps = [row["step"] for row in measured]
+            controls = [
+                hardest(row[key] for c in CONTROLS if (key := f"field/{c}/{name}") in row)
+                for row in measured
+            ]
+            axes.plot(steps, controls, "--", color=_MUTED, linewidth=1.2, label="hardest control")
+            axes.plot(steps, [row[f"{student}{name}"] for row in measured], "o-", color=_INK,
+                      linewidth=1.6, markersize=3, label="student")  # fmt: skip
+        figure.axes[0].legend(frameon=False, fontsize=7.5, handlelength=1.6)
+        return _svg(figure)
+
+
+def _svg(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     return buffer.getvalue()
 
 

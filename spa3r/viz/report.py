@@ -21,7 +21,7 @@ from spa3r.eval.field_report import COMPARED, MODEL, FieldReport
 from spa3r.eval.gate import GateVerdict
 from spa3r.plain import config_hash, to_dict
 from spa3r.schema import KIND_NAMES
-from spa3r.viz.curves import loss_curves
+from spa3r.viz.curves import loss_curves, validation_curves
 from spa3r.viz.strips import clip_strip, depth_gradient, fit_bases
 
 
@@ -116,6 +116,7 @@ def render_report(data: ReportData) -> str:
         strips=[(example, clip_strip(example, bases)) for example in data.examples],
         depth_colours=depth_gradient(),
         curves=loss_curves(data.metrics),
+        validation=validation_curves(data.metrics),
         recipe_hash=config_hash(data.recipe),
         recipe_json=json.dumps(to_dict(data.recipe), indent=2, sort_keys=True),
         total_seconds=sum(t.seconds for t in data.timings),
