@@ -28,6 +28,7 @@ from spa3r import storage
 from spa3r.config import IngestSpec, Recipe
 from spa3r.errors import ConfigError
 from spa3r.plain import config_hash
+from spa3r.train.identity import binding
 
 # Nothing downloaded also means nothing sent; set before the libraries are imported.
 QUIET = {
@@ -49,9 +50,9 @@ class Settings:
     workers: int
     train_workers: int
     """The most workers; 0: no Ray."""
-    least_workers: int
+    least_workers: int = 0
     """With so few of them training goes on when nodes are lost."""
-    checkpoints_root: str
+    checkpoints_root: str = ""
     """Empty: in the run's own folder."""
     gpu: bool
     mlflow_uri: str
@@ -80,6 +81,8 @@ class Settings:
         for name, value in QUIET.items():
             os.environ.setdefault(name, value)
         os.environ.setdefault("PREFECT_HOME", str(self.home / "prefect"))
+        # Prefect's own 20 seconds are short where the machine is busy.
+        os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
         # For everything that loads "models:/..."; MLflow's own default is a file where one stands.
         os.environ.setdefault("MLFLOW_TRACKING_URI", self.mlflow_uri)
 
@@ -125,8 +128,10 @@ class Settings:
         return storage.join(root, run.name) if root else str(run / "checkpoints")
 
     def run(self, dataset: str, recipe: Recipe) -> Path:
-        """Checkpoints, metrics and the exported encoder of one recipe on one dataset."""
-        return self.home / "runs" / f"{recipe.name}-{_name(dataset)}-{config_hash(recipe)[:8]}"
+        """Checkpoints, metrics and the exported encoder of one recipe on one dataset; the same for
+        settings that may change when a run goes on."""
+        made_with = config_hash(binding(recipe))[:8]
+        return self.home / "runs" / f"{recipe.name}-{_name(dataset)}-{made_with}"
 
     def target_pair(self, dataset: str, recipe: Recipe) -> str:
         """Name of the targets of both splits."""

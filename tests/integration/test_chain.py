@@ -151,8 +151,24 @@ def test_the_version_and_its_run_hold_the_record(home: Path, client: mlflow.Mlfl
     assert [m for m in run.data.metrics if not run.data.tags.get(f"unit.{m}")] == []
     steps = [m.step for m in client.get_metric_history(run.info.run_id, "train/total")]
     assert steps == list(range(1, 13)), "a step is missing or was logged twice"
-    kept = {a.path for a in client.list_artifacts(run.info.run_id, "evaluation")}
-    assert kept == {"evaluation/field.json", "evaluation/report.html"}
+    folder = tags["evaluation"]
+    assert folder.startswith("evaluation/rooms-") and "geo/r2 " in tags["field_scores"]
+    kept = {a.path for a in client.list_artifacts(run.info.run_id, folder)}
+    assert kept == {f"{folder}/field.json", f"{folder}/report.html"}
+
+
+def test_lineage_leads_from_the_version_back_to_the_scans(
+    home: Path, second: Run, tmp_path: Path
+) -> None:
+    done = spa3r(home, tmp_path, "lineage", "models:/spa3r-encoder@candidate")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    parts = [line.split()[0] for line in lines if line[:1].strip()]
+    assert parts == ["version", "scores", "scores", "verdict", "tracked", "run", "recipe", "code",
+                     "packages", "targets", "targets", "teacher", "teacher", "shards", "scans",
+                     "all"]  # fmt: skip
+    assert lines[-1] == "all 10 pieces are there and have their recorded hashes", done.stdout
+    assert f"now: {TRAIN_ROOMS + VAL_ROOMS} as they were read" in done.stdout
 
 
 class Links(HTMLParser):

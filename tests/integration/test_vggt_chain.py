@@ -19,8 +19,8 @@ from preprocessing.rooms.writer import write_rooms
 from preprocessing.targets import TargetManifest, write_targets
 from preprocessing.views import read_views
 from spa3r.config import ClipSpec, IngestSpec, Recipe, TeacherSpec
+from spa3r.data.cached import CachedTargets
 from spa3r.data.shards import FrameTable
-from spa3r.data.targets import CachedTargets
 from spa3r.errors import TeacherError
 from spa3r.eval.controls import CONTROLS
 from spa3r.eval.field import evaluate_field
@@ -30,11 +30,12 @@ from spa3r.recipes import catalogue
 from spa3r.teachers.vggt import save_vggt
 from spa3r.train import tracking
 from spa3r.train.pretrain import in_this_process, pretrain
+from spa3r.train.registry import register_encoder
 from tests.scan_arrays import scan_arrays
 from tests.small_vggt import small_vggt
 
 STEPS = 4
-CANDIDATE = f"models:/{tracking.ENCODER_NAME}@{tracking.CANDIDATE}"
+CANDIDATE = "models:/spa3r-encoder@candidate"
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
             launch=in_this_process(), on_line=tracker.log_line,
         )  # fmt: skip
         assert done.metrics["step"] == STEPS
-        tracking.register_encoder(tracker, done.encoder)
+        register_encoder(tracker, done.encoder)
     (folder / "photos").mkdir()
     for i, image in enumerate(scan_arrays(views=4)["images"]):
         cv2.imwrite(str(folder / "photos" / f"{i}.jpg"), image)

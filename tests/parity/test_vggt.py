@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from spa3r.teachers.camera_head import CameraHead, CameraHeadConfig
 from spa3r.teachers.checkpoints import load_strict
 from spa3r.teachers.dinov2 import DinoV2, DinoV2Config
-from spa3r.teachers.dpt_head import DptConfig, DptHead, uv_coordinates, uv_embedding
+from spa3r.teachers.dpt_head import DptConfig, DptHead
+from spa3r.teachers.dpt_maps import uv_coordinates, uv_embedding
 from spa3r.teachers.pose_encoding import decode_cameras, quaternion_to_matrix
 from spa3r.teachers.rope import patch_positions, rotate, view_rope
 from spa3r.teachers.vggt import RMS_UNUSED, UNUSED_PREFIXES, Vggt, VggtConfig

@@ -22,7 +22,7 @@ sys.meta_path[place] = Finder
 """
 
 WORK = """
-import tempfile
+import argparse, tempfile
 from concurrent.futures import ThreadPoolExecutor
 from math import isfinite
 from pathlib import Path
@@ -30,8 +30,8 @@ from pathlib import Path
 import spa3r.models.losses, spa3r.models.spa3r
 import spa3r.teachers.dinov3, spa3r.teachers.rgbd, spa3r.teachers.vggt_teacher, spa3r.train.loop
 import benchmarks.asymmetric_attention, benchmarks.encode, benchmarks.prope
-from benchmarks.pretrain_parts import Size, make_teachers
-from benchmarks.pretrain_step import make_sides
+from benchmarks.pretrain_parts import Size
+from benchmarks.pretrain_step import Sides, measure_work, write_all
 from spa3r.config import ModelConfig
 from tests.small_vggt import SMALL
 
@@ -41,13 +41,19 @@ size = Size(
     vggt=SMALL,
     dinov3={"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
             "num_attention_heads": 2, "num_register_tokens": 4},
+    dinov3_side=32,
+    dpt_last=4,
     student=ModelConfig(geo_width=64, sem_width=32, width=32, num_heads=2, num_latents=4,
                         encoder_layers=1, decoder_layers=1),
 )
 with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as pool:
-    sides = make_sides(size, make_teachers(size, "cpu"), "cpu", Path(folder), pool)
-    losses = {name: step() for name, step in sides.items()}
-assert losses and all(isfinite(loss) for loss in losses.values()), losses
+    options = argparse.Namespace(device="cpu", compile=False)
+    write_all(size, "cpu", Path(folder))
+    losses = {k: step() for k, step in Sides(size, options, Path(folder), pool).steps.items()}
+    work, shares = measure_work(size, options, Path(folder), pool)
+assert len(losses) == 7 and all(isfinite(loss) for loss in losses.values()), losses
+assert work["published"] > work["online"] > work["online_targets"] > work["cached"], work
+assert all(0 < share < 1 for share in shares.values()), shares
 loaded = ABSENT & {name.partition(".")[0] for name in sys.modules}
 assert not loaded, loaded
 """

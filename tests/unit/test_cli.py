@@ -22,8 +22,9 @@ from tests.scan_arrays import scan_arrays
 from tests.sens_maker import make_dataset, make_sens
 from tests.untrained import save_untrained
 
-ISSUE = {"demo", "rooms", "ingest", "merge", "targets", "pretrain", "evaluate", "promote", "encode",
-         "query", "export", "view", "convert", "show", "verify", "doctor"}  # fmt: skip
+ISSUE = {"demo", "rooms", "ingest", "merge", "targets", "pretrain", "evaluate", "promote",
+         "rollback", "lineage", "encode", "query", "export", "view", "convert", "show", "verify",
+         "doctor", "sweep", "pack"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,9 @@ def test_help_says_what_a_command_does(name: str, capsys) -> None:
         ("show scene0000_00 --dataset attic", ["spa3r ingest ROOT --dataset attic"]),
         ("pretrain --dataset attic", ["attic", "spa3r targets --dataset attic --recipe tiny"]),
         ("promote", ["spa3r-encoder", "candidate", "spa3r pretrain"]),
+        ("rollback", ["spa3r-encoder", "champion", "spa3r promote"]),
+        ("lineage", ["models:/spa3r-encoder@champion", "not in the registry"]),
+        ("lineage nowhere", ["nowhere", "config.json"]),
         ("evaluate", ["models:/spa3r-encoder@candidate", "not in the registry"]),
         ("evaluate nowhere", ["nowhere", "config.json"]),
         ("encode photos -o x.safetensors --encoder ./nowhere", ["nowhere"]),

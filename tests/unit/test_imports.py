@@ -22,6 +22,7 @@ ONLY_IN = {
         "spa3r/train/tracking.py",
         "spa3r/train/registry.py",
         "spa3r/train/lineage.py",
+        "spa3r/train/champion.py",
         "spa3r/train/pyfunc.py",
     },
     "webdataset": {"preprocessing/shards.py", "spa3r/data/shards.py"},
@@ -29,7 +30,7 @@ ONLY_IN = {
 }
 # What preprocessing may take from spa3r: the contract, never a model.
 CONTRACT = {"schema", "config", "errors", "geometry", "images", "codecs", "lens", "frame_choice",
-            "listing", "plain", "storage", "progress"}  # fmt: skip
+            "listing", "lock", "plain", "storage", "progress"}  # fmt: skip
 TARGETS_MAY = CONTRACT | {"teachers", "data"}
 # The modules of the stage `targets`, which run teachers.
 TARGETS = ("preprocessing/targets.py", "preprocessing/target_", "preprocessing/ray_targets.py",
@@ -47,6 +48,7 @@ ENTRY_POINTS = {"spa3r/cli.py", "spa3r/train/pyfunc.py"} | {
         "target",
         "train",
         "registry",
+        "sweep",
     )
 }
 TORCH_FREE = ("preprocessing/", *(f"spa3r/{name}.py" for name in CONTRACT))

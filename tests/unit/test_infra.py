@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from spa3r.recipes import catalogue
+
 REPO = Path(__file__).resolve().parents[2]
 INFRA = REPO / "infra"
 INSTRUCTIONS = {"FROM", "RUN", "ENV", "WORKDIR", "COPY", "USER", "CMD"}
@@ -60,6 +62,28 @@ def test_raycluster_is_a_kuberay_manifest() -> None:
         assert pod["securityContext"]["runAsNonRoot"]
     (gpu,) = cluster["spec"]["workerGroupSpecs"]
     assert gpu["minReplicas"] <= gpu["replicas"] <= gpu["maxReplicas"]
+
+
+def test_the_job_trains_on_that_cluster() -> None:
+    """Same image, claim, home and token; a command and a recipe that exist; time to save."""
+    job = yaml.safe_load((INFRA / "pretrain-job.yaml").read_text())
+    cluster = yaml.safe_load((INFRA / "raycluster.yaml").read_text())
+    ours, theirs = (
+        job["spec"]["template"]["spec"],
+        cluster["spec"]["headGroupSpec"]["template"]["spec"],
+    )
+    (mine,), (head,) = ours["containers"], theirs["containers"]
+    assert mine["image"] == head["image"]
+    assert ours["volumes"][0] == theirs["volumes"][0]
+    assert ours["securityContext"] == theirs["securityContext"]
+    given, shared = ({e["name"]: e for e in pod["env"]} for pod in (mine, head))
+    for name in ("SPA3R_HOME", "MLFLOW_TRACKING_URI", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+        assert given[name] == shared[name], name
+    service = f"{cluster['metadata']['name']}-head-svc:6379"
+    (script,) = mine["args"]
+    assert service in script and "exec spa3r pretrain" in script
+    assert given["RECIPE"]["value"] in catalogue.RECIPES
+    assert ours["restartPolicy"] == "OnFailure" and ours["terminationGracePeriodSeconds"] >= 60
 
 
 @pytest.mark.parametrize("path", sorted(INFRA.glob("*.Dockerfile")), ids=lambda p: p.name)

@@ -14,7 +14,7 @@ from spa3r.recipes import catalogue
 REPO = Path(__file__).resolve().parents[2]
 DECLARED: dict[str, Any] = yaml.safe_load((REPO / "prefect.yaml").read_text())
 DEPLOYMENTS: list[dict[str, Any]] = DECLARED["deployments"]
-FLOWS = {"ingest", "targets", "pretrain", "evaluate", "promote", "demo"}
+FLOWS = {"ingest", "targets", "pretrain", "evaluate", "promote", "rollback", "demo", "sweep"}
 
 
 def flow_of(deployment: dict[str, Any]) -> Flow[Any, Any]:

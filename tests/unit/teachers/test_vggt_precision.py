@@ -40,3 +40,18 @@ def test_cameras_are_those_of_a_float32_head(autocast: bool, outside: bool) -> N
         assert torch.equal(poses, expected_poses)
         assert torch.equal(K, expected_K)
         assert not torch.equal(rounded_poses, expected_poses), "bfloat16 would show"
+
+
+@pytest.mark.soak
+def test_a_compiled_teacher_gives_the_same_numbers_for_any_views() -> None:
+    """Compiling takes a C++ compiler and half a minute."""
+    plain, compiled = (VggtTeacher(small_vggt(), uri="s") for _ in range(2))
+    compiled.compile()
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    for views in (clip(), context_of(clip())):
+        ours, theirs = compiled(views), plain(views)
+        torch.testing.assert_close(ours.tokens_BVND, theirs.tokens_BVND, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(ours.depth_BVN, theirs.depth_BVN, atol=1e-4, rtol=1e-4)
+    # DINOv2's blocks have neither QK norm nor rotation; the others are alike, frame and global.
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 6

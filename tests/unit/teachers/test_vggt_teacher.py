@@ -134,3 +134,22 @@ def test_impossible_partitions_are_refused(rows, message: str) -> None:
     teacher = VggtTeacher(small_vggt(), uri="small")
     with pytest.raises(TeacherError, match=message):
         teacher(replace(clip(), is_target_BV=torch.tensor(rows)))
+
+
+@pytest.mark.parametrize("cameras", ["teacher", "dataset"])
+@pytest.mark.parametrize("passes", ["asymmetric", "two_pass"])
+def test_depth_of_targets_alone_leaves_everything_else_as_it_is(passes, cameras) -> None:
+    teacher = VggtTeacher(small_vggt(), uri="small", passes=passes, cameras=cameras)
+    seen: list[int] = []
+    fuse = teacher.model.depth_head.scratch.output_conv1
+    fuse.register_forward_hook(lambda _module, _inputs, maps: seen.append(len(maps)))
+    every, asked = teacher(clip()), teacher(clip(), heads="targets")
+    for field in fields(every):
+        ours, theirs = getattr(asked, field.name), getattr(every, field.name)
+        if field.name in ("depth_BVN", "valid_BVN"):
+            assert torch.equal(ours[IS_TARGET], theirs[IS_TARGET])
+            assert theirs[~IS_TARGET].any()
+            assert not ours[~IS_TARGET].any()
+        else:
+            torch.testing.assert_close(ours, theirs, atol=0, rtol=0, equal_nan=True)
+    assert sum(seen) == (8 + 4 if cameras == "teacher" else 0), "one view at a time"
