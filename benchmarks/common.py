@@ -19,12 +19,17 @@ Times = dict[str, list[float]]
 
 def arguments(name: str, rounds: int) -> argparse.Namespace:
     """Parses the options every benchmark takes: device, json, rounds, date."""
+    return options_parser(name, rounds).parse_args()
+
+
+def options_parser(name: str, rounds: int) -> argparse.ArgumentParser:
+    """Knows the options every benchmark takes; a benchmark may add its own."""
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--json", type=Path, help="file to write; a page with suffix .md beside it")
     parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--date", default=datetime.date.today().isoformat(), help="of the page")
-    return parser.parse_args()
+    return parser
 
 
 def interleave(sides: Mapping[str, Callable[[], object]], rounds: int) -> Times:

@@ -177,7 +177,7 @@ def all_layers(vggt: Vggt, images_BV3HW: Tensor) -> list[Tensor]:
     rope = view_rope(
         grid_hw, aggregator.num_special, head_width, config.rope_freq, images_BV3HW.device
     )
-    cos, sin = (table.repeat(num_views, 1, 1, 1) for table in rope)
+    cos, sin = (table.repeat(num_views, 1, 1) for table in rope)
     layers = []
     for frame_block, global_block in zip(
         aggregator.frame_blocks, aggregator.global_blocks, strict=True

@@ -106,7 +106,7 @@ class Spa3REncoder:
         place = str(where)
         if place.startswith("models:/"):
             with needed_for(place, "platform", instead="give a folder or a Hugging Face id"):
-                from spa3r.train.tracking import resolve
+                from spa3r.train.registry import resolve
 
             place = str(resolve(place))
         values = load_json(place, CONFIG_FILE)

@@ -39,7 +39,7 @@ def select_views(x_BV: Tensor, is_target_BV: Tensor) -> Tensor:
     if len(counts) != 1:
         raise ValueError(f"scenes of one batch have {sorted(counts)} marked views, not one number")
     order_BV = is_target_BV.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
-    index_BK = order_BV[:, : counts.pop()].to(x_BV.device)
+    index_BK = order_BV[:, : counts.pop()].to(x_BV.device, non_blocking=True)
     scene_B1 = torch.arange(len(x_BV), device=x_BV.device)[:, None]
     return x_BV[scene_B1, index_BK]
 

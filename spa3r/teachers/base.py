@@ -2,7 +2,7 @@
 N tokens per view (row-major patch grid), D width, H W pixels."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from torch import Tensor
 
@@ -17,6 +17,7 @@ class ClipViews:
     is_target_BV: Tensor  # bool; view 0 is context; equal number of context views in every clip
     depth_BVHW: Tensor | None = None  # float32 metres, 0 = no measurement
     labels_BVHW: Tensor | None = None  # uint8 NYU40 ids
+    mask_BVHW: Tensor | None = None  # uint8, 255 = use, 0 = made unrecognisable
     world_from_camera_BV44: Tensor | None = None  # float64
     K_BV33: Tensor | None = None  # float64, pixels
 
@@ -64,7 +65,19 @@ class GeometricTeacher(Protocol):
 
     def reference(self) -> dict[str, str]: ...
 
-    def __call__(self, views: ClipViews) -> GeometricTargets: ...
+    def __call__(
+        self, views: ClipViews, *, heads: Literal["all", "targets"] = "all"
+    ) -> GeometricTargets:
+        """Targets of clips of one size with equal numbers of context views.
+
+        Args:
+            heads: "targets": depth is worked out for the target views alone and is 0, nowhere
+                valid, in the context views; all the rest is as ever.
+
+        Raises:
+            TeacherError: impossible partitions, or views that lack what the teacher needs.
+        """
+        ...
 
     def context(self, views: ClipViews, *, surface: bool) -> ContextViews:
         """The same answer about views that are all context, and no more than encoding needs.

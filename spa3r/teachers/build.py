@@ -20,6 +20,7 @@ def build_geometric(
     device: Device = "cpu",
     config: VggtConfig | None = None,
     precision: Precision | None = None,
+    compiled: bool = False,
 ) -> GeometricTeacher:
     """The geometric teacher on a device; its views must be on the same one.
 
@@ -27,6 +28,7 @@ def build_geometric(
         config: of a VGGT checkpoint without its own config.json; None: VGGT-1B.
         precision: of the matrix products of VGGT's aggregator; None: bfloat16 on a GPU that has it,
             as VGGT's own inference does, else float32. `rgbd` is float32 always.
+        compiled: VGGT through torch.compile, for long use: the first calls take minutes.
 
     Raises:
         TeacherError: weights that cannot be had. WeightsError: weights that do not fit.
@@ -39,8 +41,7 @@ def build_geometric(
         return RgbdTeacher(spec)
     model = load_vggt(spec.geometric_uri, config=config, qk_norm=spec.qk_norm).to(device)
     if precision is None:
-        on_gpu = torch.device(device).type == "cuda"
-        precision = "bfloat16" if on_gpu and torch.cuda.is_bf16_supported() else "float32"
+        precision = _fastest(device)
     teacher = VggtTeacher(
         model,
         uri=spec.geometric_uri,
@@ -52,11 +53,16 @@ def build_geometric(
     )
     _check("width", spec.width, teacher.width)
     _check("patch_size", spec.patch_size, teacher.patch_size)
+    if compiled:
+        teacher.compile()
     return teacher
 
 
 def build_semantic(spec: TeacherSpec, *, device: Device = "cpu") -> SemanticTeacher | None:
-    """The semantic teacher on a device, None for `none`. Raises as `build_geometric` does."""
+    """The semantic teacher on a device, in bfloat16 on a GPU that has it; None for `none`.
+
+    Raises as `build_geometric` does.
+    """
     if spec.semantic == "none":
         return None
     if spec.semantic == "labels":
@@ -78,11 +84,12 @@ def build_semantic(spec: TeacherSpec, *, device: Device = "cpu") -> SemanticTeac
         teacher = DinoV3Teacher.from_uri(spec.semantic_uri)
     torch.nn.Module.to(teacher.model, device)  # Transformers annotates its own override wrongly
     _check("semantic_width", spec.semantic_width, teacher.width)
+    teacher.precision = _fastest(device)
     return teacher
 
 
 def build_linguistic(spec: TeacherSpec, *, device: Device = "cpu") -> SemanticTeacher | None:
-    """The linguistic teacher on a device, None for `none`. Raises as `build_geometric` does."""
+    """The linguistic teacher, as `build_semantic`."""
     if spec.linguistic == "none":
         return None
     from spa3r.teachers.clip import ClipTeacher
@@ -90,7 +97,13 @@ def build_linguistic(spec: TeacherSpec, *, device: Device = "cpu") -> SemanticTe
     teacher = ClipTeacher.from_uri(spec.linguistic_uri)
     torch.nn.Module.to(teacher.model, device)
     _check("linguistic_width", spec.linguistic_width, teacher.width)
+    teacher.precision = _fastest(device)
     return teacher
+
+
+def _fastest(device: Device) -> Precision:
+    on_gpu = torch.device(device).type == "cuda"
+    return "bfloat16" if on_gpu and torch.cuda.is_bf16_supported() else "float32"
 
 
 def _check(setting: str, declared: int, actual: int) -> None:

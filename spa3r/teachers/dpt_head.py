@@ -8,13 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, relu
+from torch.nn.functional import conv2d, interpolate, relu
 
 from spa3r.teachers.chunks import VIEWS_PER_CHUNK, by_chunks
-
-UV_WEIGHT = 0.1
+from spa3r.teachers.dpt_maps import NEIGHBOURHOOD, add_uv_embedding, enlarge_around_patches
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,18 +69,54 @@ class DptHead(nn.Module):
         )  # fmt: skip
         return answer_FHWS.unflatten(0, views), confidence_FHW.unflatten(0, views)
 
+    def at_patches(
+        self,
+        levels: Sequence[Tensor],
+        image_hw: tuple[int, int],
+        *,
+        views_per_chunk: int = VIEWS_PER_CHUNK,
+    ) -> Tensor:
+        """`forward`'s answer at the first pixel of every patch (B, V, N, S), and no other pixel's.
+
+        Arguments as of `forward`.
+        """
+        flat = [level.flatten(0, 1) for level in levels]
+        (answer_FNS,) = by_chunks(
+            lambda chunk: [self._answer_at_patches([level[chunk] for level in flat], image_hw)],
+            len(flat[0]), views_per_chunk,
+        )  # fmt: skip
+        return answer_FNS.unflatten(0, levels[0].shape[:2])
+
     def _answer(self, levels: Sequence[Tensor], image_hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """`forward` of one chunk of views, from tokens (F, N, D)."""
-        logits_FHWS = self._logits(levels, image_hw).permute(0, 2, 3, 1)
+        x = interpolate(
+            self._fused(levels, image_hw), size=image_hw, mode="bilinear", align_corners=True
+        )
+        x = add_uv_embedding(x, image_hw[1] / image_hw[0])
+        logits_FHWS = self.scratch.output_conv2(x).permute(0, 2, 3, 1)
         return self._activate(logits_FHWS[..., :-1]), 1 + logits_FHWS[..., -1].exp()
+
+    def _answer_at_patches(self, levels: Sequence[Tensor], image_hw: tuple[int, int]) -> Tensor:
+        """`at_patches` of one chunk of views, from tokens (F, N, D).
+
+        The first pixels of the patches and what the convolution sees around them stand side by
+        side, so that its stride leaves out everything else.
+        """
+        x = enlarge_around_patches(self._fused(levels, image_hw), image_hw, self.patch_size)
+        convolution, *others = self.scratch.output_conv2
+        assert isinstance(convolution, nn.Conv2d)
+        x = conv2d(x, convolution.weight, convolution.bias, stride=NEIGHBOURHOOD)
+        for layer in others:
+            x = layer(x)
+        return self._activate(x.flatten(2).mT[..., :-1])
 
     def _activate(self, logits: Tensor) -> Tensor:
         if self.activation == "exp":
             return logits.exp()
         return logits.sign() * logits.abs().expm1()
 
-    def _logits(self, levels: Sequence[Tensor], image_hw: tuple[int, int]) -> Tensor:
-        """(F, S + 1, H, W) of one chunk of views, from tokens (F, N, D)."""
+    def _fused(self, levels: Sequence[Tensor], image_hw: tuple[int, int]) -> Tensor:
+        """(F, C, 8 h, 8 w) of one chunk of views, from tokens (F, N, D)."""
         height, width = image_hw
         aspect = width / height
         grid_hw = (height // self.patch_size, width // self.patch_size)
@@ -92,9 +126,7 @@ class DptHead(nn.Module):
         ):
             x_FChw = project(self.norm(tokens_FND).mT.unflatten(2, grid_hw))
             maps.append(resize(add_uv_embedding(x_FChw, aspect)))
-        x = self.scratch.fuse(maps)
-        x = interpolate(x, size=image_hw, mode="bilinear", align_corners=True)
-        return self.scratch.output_conv2(add_uv_embedding(x, aspect))
+        return self.scratch.fuse(maps)
 
 
 class _Scratch(nn.Module):
@@ -158,41 +190,3 @@ class _ResidualUnit(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         rectified = relu(x)
         return self.conv2(relu(self.conv1(rectified))) + rectified
-
-
-def uv_coordinates(length: int, span: float) -> Tensor:
-    """Pixel centres of one axis in [-span, span], (length,) float32."""
-    edge = span * (length - 1) / length
-    return torch.linspace(-edge, edge, length)
-
-
-def sincos(positions: Tensor, channels: int) -> Tensor:
-    """(channels, positions) float32: sines, then cosines, of frequencies 100 ** (-2 i / channels).
-
-    Computed in float64.
-    """
-    half = channels // 2
-    frequencies = 100.0 ** (-torch.arange(half, dtype=torch.float64) / half)
-    angles = frequencies[:, None] * positions.double()
-    return torch.cat([angles.sin(), angles.cos()]).float()
-
-
-def uv_embedding(channels: int, size_hw: tuple[int, int], aspect: float) -> Tensor:
-    """Sine-cosine embedding (C, H, W) of the pixel's place: x in half the channels, then y.
-
-    Coordinates are normalised by the image's diagonal; `aspect` is the image's width / height.
-    """
-    height, width = size_hw
-    diagonal = (aspect**2 + 1) ** 0.5
-    along_x = sincos(uv_coordinates(width, aspect / diagonal), channels // 2)
-    along_y = sincos(uv_coordinates(height, 1 / diagonal), channels // 2)
-    x_half = along_x[:, None, :].expand(-1, height, -1)
-    y_half = along_y[:, :, None].expand(-1, -1, width)
-    return torch.cat([x_half, y_half])
-
-
-def add_uv_embedding(x_FCHW: Tensor, aspect: float) -> Tensor:
-    """Adds 0.1 x `uv_embedding` in place: at full size a copy of x would be the largest tensor."""
-    channels, height, width = x_FCHW.shape[-3:]
-    table_CHW = uv_embedding(channels, (height, width), aspect)
-    return x_FCHW.add_(UV_WEIGHT * table_CHW.to(x_FCHW.device))

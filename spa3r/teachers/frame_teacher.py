@@ -63,7 +63,9 @@ class FrameTeacher(ABC):
         """`side`: pixels of a squashed frame."""
         self.model = model.requires_grad_(False).eval()
         self.uri = uri
-        self.width, self.precision = int(model.config.hidden_size), "float32"
+        self.width = int(model.config.hidden_size)
+        self.precision = "float32"
+        """Of the network's matrix products; may be set to "bfloat16"."""
         self.side = side
         config = model.config
         # Before the patches stand the class token and, in some networks, registers.
@@ -97,7 +99,8 @@ class FrameTeacher(ABC):
         """Patch tokens (B, V, N, D), float32, resized to the grid, row by row."""
         self.model.eval()
         images_BV3HW = views.images_BV3HW
-        with torch.autocast(images_BV3HW.device.type, enabled=False):
+        bfloat16 = self.precision == "bfloat16"
+        with torch.autocast(images_BV3HW.device.type, torch.bfloat16, enabled=bfloat16):
             tokens = [
                 self._tokens(images_F3HW, grid_hw)
                 for images_F3HW in images_BV3HW.flatten(0, 1).split(FRAMES_PER_PASS)
@@ -107,7 +110,7 @@ class FrameTeacher(ABC):
     def _tokens(self, images_F3HW: Tensor, grid_hw: tuple[int, int]) -> Tensor:
         """(F, N, D) of some frames."""
         hidden = self._features(squash(images_F3HW.float(), self.side))
-        tokens_FPD = hidden[:, self._num_special :]
+        tokens_FPD = hidden[:, self._num_special :].float()
         side = round(tokens_FPD.shape[1] ** 0.5)
         maps_FDss = tokens_FPD.mT.unflatten(2, (side, side))
         resized = interpolate(maps_FDss, size=grid_hw, mode="bilinear", align_corners=False)

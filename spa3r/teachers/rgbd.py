@@ -8,7 +8,7 @@ spread over all channels.
 Legend: B clips, V views, C context views, N tokens per view, D width, P pixels of a patch.
 """
 
-from typing import Final
+from typing import Final, Literal
 
 import torch
 from torch import Tensor
@@ -63,8 +63,14 @@ class RgbdTeacher:
         """
         return describe_patches(views, self.patch_size)
 
-    def answer(self, stats: PatchStats, views: ClipViews) -> GeometricTargets:
-        """Targets of clips whose views were described before.
+    def answer(
+        self,
+        stats: PatchStats,
+        views: ClipViews,
+        *,
+        heads: Literal["all", "targets"] = "all",
+    ) -> GeometricTargets:
+        """Targets of clips whose views were described before; `heads` as of GeometricTeacher.
 
         Raises:
             TeacherError: no poses, or context views without any measured depth.
@@ -75,19 +81,23 @@ class RgbdTeacher:
         context = [tokens_VND[~target_V] for tokens_VND, target_V in zip(
             tokens_BVND, views.is_target_BV, strict=True
         )]  # fmt: skip
+        is_target_BV = views.is_target_BV
+        asked_BV1 = (is_target_BV | (heads == "all"))[..., None]
         return GeometricTargets(
             tokens_BVND=tokens_BVND,
             context_BCND=torch.stack(context),
             camera_from_world_BV44=camera_from_world_BV44,
             K_BV33=K_BV33,
-            depth_BVN=stats.mean_BVN3[..., 2] / unit_B[:, None, None],
-            valid_BVN=stats.valid_BVN,
+            depth_BVN=stats.mean_BVN3[..., 2] / unit_B[:, None, None] * asked_BV1,
+            valid_BVN=stats.valid_BVN & asked_BV1,
             metres_per_unit_B=unit_B,
         )
 
-    def __call__(self, views: ClipViews) -> GeometricTargets:
+    def __call__(
+        self, views: ClipViews, *, heads: Literal["all", "targets"] = "all"
+    ) -> GeometricTargets:
         """See GeometricTeacher. Raises TeacherError where depth, poses or intrinsics lack."""
-        return self.answer(self.describe(views), views)
+        return self.answer(self.describe(views), views, heads=heads)
 
     def context(self, views: ClipViews, *, surface: bool) -> ContextViews:
         """See GeometricTeacher. Raises TeacherError where depth, poses or intrinsics lack."""

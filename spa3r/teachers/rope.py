@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 Rope = tuple[Tensor, Tensor]
-"""Cosines and sines, each (T, 1, 2, F): token, head, axis (y, x), frequency."""
+"""Cosines and signed sines, each (T, 1, D): token, head, channel as `rotate` finds them."""
 
 
 def patch_positions(grid_hw: tuple[int, int], num_special: int) -> Tensor:
@@ -28,8 +28,11 @@ def view_rope(
         half = head_width // 2
         frequencies_F = 1.0 / base ** (torch.arange(0, half, 2).float() / half)
         angles_P2F = patch_positions(grid_hw, num_special)[..., None] * frequencies_F
-        angles_P12F = angles_P2F[:, None].to(device)
-        return angles_P12F.cos(), angles_P12F.sin()
+        cos_P2F, sin_P2F = angles_P2F.cos(), angles_P2F.sin()
+        cos_P22F = torch.stack([cos_P2F, cos_P2F], dim=2)
+        sin_P22F = torch.stack([-sin_P2F, sin_P2F], dim=2)
+        cos_P1D, sin_P1D = (x.flatten(1)[:, None].to(device) for x in (cos_P22F, sin_P22F))
+        return cos_P1D, sin_P1D
 
 
 def rotate(x_BTHD: Tensor, rope: Rope) -> Tensor:
@@ -37,8 +40,7 @@ def rotate(x_BTHD: Tensor, rope: Rope) -> Tensor:
 
     Within a half, component i pairs with component i + F (the "rotate half" convention).
     """
-    cos_T12F, sin_T12F = rope
+    cos_T1D, sin_T1D = rope
     first, second = x_BTHD.unflatten(-1, (2, 2, -1)).unbind(-2)
-    rotated_first = first * cos_T12F - second * sin_T12F
-    rotated_second = second * cos_T12F + first * sin_T12F
-    return torch.stack([rotated_first, rotated_second], dim=-2).flatten(-3)
+    swapped_BTHD = torch.stack([second, first], dim=-2).flatten(-3)
+    return torch.addcmul(x_BTHD * cos_T1D, swapped_BTHD, sin_T1D)

@@ -75,14 +75,14 @@ class Mlp(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """Learnt factor per channel of a residual branch."""
+    """Adds a residual branch with a learnt factor per channel."""
 
     def __init__(self, width: int, init: float) -> None:
         super().__init__()
         self.gamma = nn.Parameter(torch.full((width,), init))
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        return x_BTD * self.gamma
+    def forward(self, x_BTD: Tensor, branch_BTD: Tensor) -> Tensor:
+        return torch.addcmul(x_BTD, branch_BTD, self.gamma)
 
 
 class Block(nn.Module):
@@ -108,8 +108,23 @@ class Block(nn.Module):
 
     def forward(self, x_BTD: Tensor, rope: Rope | None = None) -> Tensor:
         """Every token attends to every token of its row."""
-        attended_BTD = self.attn.compare(*self.attn.project(self.norm1(x_BTD), rope), context=0)
+        attended_BTD = self.attn.compare(*self._project(x_BTD, rope), context=0)
         return self._add(x_BTD, attended_BTD)
+
+    def compile_parts(self) -> None:
+        """Compiles all but the attention kernel, for any number of tokens; the same numbers but
+        for rounding. Blocks of one kind share what is compiled."""
+        project = torch.compile(self._project, dynamic=True)
+        add = torch.compile(self._add, dynamic=True)
+
+        def project_detached(x_BTD: Tensor, rope: Rope | None) -> tuple[Tensor, Tensor, Tensor]:
+            return project(x_BTD.detach(), rope and (rope[0].detach(), rope[1].detach()))
+
+        def add_detached(x_BTD: Tensor, attended_BTD: Tensor) -> Tensor:
+            return add(x_BTD.detach(), attended_BTD.detach())
+
+        # Detached, a view is no view: what is compiled would be bound to its base's shape too.
+        self._project, self._add = project_detached, add_detached
 
     def across_views(
         self, x_BVPD: Tensor, rope: Rope, *, context: int, views_per_chunk: int
@@ -126,7 +141,7 @@ class Block(nn.Module):
         shape, frames_FPD = x_BVPD.shape[:2], x_BVPD.flatten(0, 1)
         count = len(frames_FPD)
         qkv = by_chunks(
-            lambda chunk: self.attn.project(self.norm1(frames_FPD[chunk]), rope),
+            lambda chunk: self._project(frames_FPD[chunk], rope),
             count, views_per_chunk,
         )  # fmt: skip
         q_BTHD, k_BTHD, v_BTHD = (t.unflatten(0, shape).flatten(1, 2) for t in qkv)
@@ -140,7 +155,11 @@ class Block(nn.Module):
         )  # fmt: skip
         return out_FPD.unflatten(0, shape)
 
+    def _project(self, x_BTD: Tensor, rope: Rope | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of tokens; see `Attention.project`."""
+        return self.attn.project(self.norm1(x_BTD), rope)
+
     def _add(self, x_BTD: Tensor, attended_BTD: Tensor) -> Tensor:
         """Both residual branches, the first from what the heads answered."""
-        x_BTD = x_BTD + self.ls1(self.attn.proj(attended_BTD))
-        return x_BTD + self.ls2(self.mlp(self.norm2(x_BTD)))
+        x_BTD = self.ls1(x_BTD, self.attn.proj(attended_BTD))
+        return self.ls2(x_BTD, self.mlp(self.norm2(x_BTD)))

@@ -19,6 +19,7 @@ from spa3r.teachers.dataset_cameras import dataset_cameras, sensor_surface
 from spa3r.teachers.metric_scale import metres_per_unit
 from spa3r.teachers.pose_encoding import decode_cameras
 from spa3r.teachers.vggt import Vggt
+from spa3r.teachers.vggt_blocks import Block
 
 
 class VggtTeacher:
@@ -85,9 +86,23 @@ class VggtTeacher:
         self.model.eval()
         return self
 
+    def compile(self) -> None:
+        """Compiles the aggregator's blocks (torch.compile), which pays on a GPU: their norms,
+        rotations and activations then cost no memory traffic of their own. Not run on a GPU yet.
+        """
+        for module in self.model.aggregator.modules():
+            if isinstance(module, Block):
+                module.compile_parts()
+
     @torch.no_grad()
-    def __call__(self, views: ClipViews) -> GeometricTargets:
-        """Targets of clips of one size; tokens in float32. Raises TeacherError."""
+    def __call__(
+        self, views: ClipViews, *, heads: Literal["all", "targets"] = "all"
+    ) -> GeometricTargets:
+        """Targets of clips of one size; tokens in float32. See GeometricTeacher.
+
+        Raises:
+            TeacherError: impossible partitions, or data that lacks what the settings need.
+        """
         context_BC = context_indices(views.is_target_BV)
         scene_B1 = torch.arange(len(context_BC), device=context_BC.device)[:, None]
         known = self._known_cameras(views)
@@ -110,8 +125,7 @@ class VggtTeacher:
             unit_B = metres_per_unit(
                 camera_from_world_BV44[scene_B1, context_BC], poses_BV44[scene_B1, context_BC]
             )
-        depth_BVHW = self._surface(views, levels, unit_B)[0]
-        depth_BVN = depth_BVHW[..., :: self.patch_size, :: self.patch_size].flatten(2)
+        depth_BVN = self._patch_depth(views, levels, unit_B, heads)
         return GeometricTargets(
             tokens_BVND=tokens_BVND,
             context_BCND=context_BCND,
@@ -189,6 +203,43 @@ class VggtTeacher:
             camera_from_world_BV44, K_BV33 = decode_cameras(encoding_BV9, _image_hw(views))
         unit_B = encoding_BV9.new_full((len(encoding_BV9),), torch.nan)
         return camera_from_world_BV44, K_BV33, unit_B
+
+    def _patch_depth(
+        self,
+        views: ClipViews,
+        levels: dict[int, Tensor],
+        unit_B: Tensor,
+        heads: Literal["all", "targets"],
+    ) -> Tensor:
+        """Depth (B, V, N) at the first pixel of each patch; of the same source as the cameras."""
+        is_target_BV = views.is_target_BV
+        if self.cameras == "dataset":
+            depth_BVHW = sensor_surface(views, unit_B)[0]
+            depth_BVN = depth_BVHW[..., :: self.patch_size, :: self.patch_size].flatten(2)
+            return depth_BVN if heads == "all" else depth_BVN * is_target_BV[..., None]
+        maps = [self._patches(levels[layer]) for layer in self.model.config.dpt.layers]
+        if heads == "all":
+            return self._depth_at_patches(maps, views)
+        # Equal numbers of context views: sorted by role, the targets are the last columns.
+        first = int((~is_target_BV[0]).sum())
+        target_BT = is_target_BV.int().argsort(dim=1, stable=True)[:, first:]
+        scene_B1 = torch.arange(len(target_BT), device=target_BT.device)[:, None]
+        maps = [x_BVND[scene_B1, target_BT] for x_BVND in maps]
+        depth_BVN = maps[0].new_zeros(*is_target_BV.shape, maps[0].shape[2])
+        depth_BVN[scene_B1, target_BT] = self._depth_at_patches(maps, views)
+        return depth_BVN
+
+    def _depth_at_patches(self, maps: list[Tensor], views: ClipViews) -> Tensor:
+        """VGGT's depth (B, V, N), one view after another on a CPU: its rows then do not depend,
+        not even by rounding, on which other views are asked about, and caches hold a view's maps.
+        """
+        device = maps[0].device.type
+        at_once = 1 if device == "cpu" else self.views_per_chunk
+        with torch.autocast(device, enabled=False):
+            depth_BVN1 = self.model.depth_head.at_patches(
+                maps, _image_hw(views), views_per_chunk=at_once
+            )
+        return depth_BVN1[..., 0]
 
     def _surface(
         self, views: ClipViews, levels: dict[int, Tensor], unit_B: Tensor
