@@ -246,7 +246,7 @@ class DataConfig:
     source: Literal["cached", "packed", "online", "hybrid"] = "cached"
     """`cached`: read clip by clip from the scenes' files. `packed`: the same targets, from
     sequential shards shuffled across scenes (`spa3r pack`). `online`: teachers in the loop.
-    `hybrid`: per-frame tokens are read, geometric ones computed in the loop. docs/models.md says
+    `hybrid`: per-frame tokens are read, geometric ones computed in the loop. docs/training.md says
     when each wins."""
     poisoned: Literal["stop", "drop"] = "stop"
     """A clip whose stored targets are damaged or not finite stops the run, or is left out of its
@@ -287,7 +287,7 @@ class TrainConfig:
     sharding: Literal["ddp", "fsdp2"] = "ddp"
     """Weights and optimizer on every worker, or cut up among them."""
     compile: bool = False
-    """torch.compile of the student."""
+    """torch.compile of the student, and of VGGT where it is in the loop."""
     ema: float = 0.0
     """Decay of an exponential moving average of the weights, which the encoder then has; 0: off."""
     seed: int = 0
@@ -301,7 +301,8 @@ class TrainConfig:
     keep_checkpoints: int = 2
     """The newest ones that are kept."""
     keep_best: int = 1
-    """Those with the best validation that are kept besides."""
+    """Those with the best validation that are kept besides; a checkpoint has one only where
+    validate_every falls on its step."""
     keep_every: int = 0
     """Keep every checkpoint at a multiple of this many steps too; 0: none."""
     log_every: int = 50

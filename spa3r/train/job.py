@@ -1,6 +1,7 @@
 """What one process of a pre-training run does, wherever it was started."""
 
 import errno
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any, Final
 
 from spa3r.config import Recipe
 from spa3r.data.batch import TargetSource
-from spa3r.errors import TrainingError
+from spa3r.errors import SceneError, TrainingError
 from spa3r.hub import EncoderCard, Spa3REncoder
 from spa3r.models.spa3r import Spa3RModel
 from spa3r.plain import to_dict
@@ -24,6 +25,8 @@ from spa3r.train.sources import DataPlaces, TrainingData, open_data
 from spa3r.train.task import PretrainTask
 from spa3r.train.validation import validator
 from spa3r.train.world import World
+
+logger = logging.getLogger(__name__)
 
 ENCODER: Final = "encoder"
 STOP: Final = "stop"
@@ -105,7 +108,12 @@ def _validation(
     config = job.recipe.train
     if data.held_out is None or not config.validate_every:
         return None
-    return validator(task.model, data.held_out, config, world, stats=data.stats)
+    try:
+        return validator(task.model, data.held_out, config, world, stats=data.stats)
+    except SceneError as error:  # too few of them: a run is worth having all the same
+        if world.rank == 0:
+            logger.warning("training goes on without validation: %s", error)
+        return None
 
 
 class _Stop:

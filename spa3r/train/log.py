@@ -62,7 +62,7 @@ class RunLog:
             raise TrainingError(
                 f"no token entered the loss in the steps {self._useful + 1} to {step}, where all"
                 f" clips were dropped or are nowhere valid: see {self._run / DROPPED}, and run"
-                " `spa3r verify` on the targets"
+                " `spa3r targets` again"
             )
         return {
             "step": step,

@@ -26,6 +26,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from spa3r.config import Recipe
 from spa3r.errors import ServiceError
 from spa3r.plain import config_hash, to_dict
+from spa3r.train.identity import binding
 from spa3r.train.provenance import code_facts
 from spa3r.train.servers import mlflow_is_away, mlflow_store, require_mlflow
 from spa3r.train.units import unit_of
@@ -211,7 +212,7 @@ def _begin(
         if experiment is None
         else experiment.experiment_id
     )
-    key = config_hash(recipe, dict(hashes))
+    key = config_hash(binding(recipe), dict(hashes))
     query = f"tags.`{_RUN_KEY}` = '{key}'"
     found = client.search_runs([experiment_id], filter_string=query, max_results=1)
     if not found:

@@ -1,5 +1,6 @@
 """A whole run without Ray: re-use, identity, what the encoder records, what followers see."""
 
+import dataclasses
 import json
 import logging
 import threading
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 
 from spa3r.errors import ConfigError, TrainingError
 from spa3r.hub import Spa3REncoder
+from spa3r.plain import override
 from spa3r.train.follow import follow
 from spa3r.train.job import Job, run_job
 from spa3r.train.pretrain import pretrain
@@ -169,3 +171,19 @@ def test_a_follower_sees_each_step_once_even_across_a_restart(tmp_path: Path):
         write(range(1, 3), "w")  # killed after the checkpoint of step 2, started again
         write(range(3, 6), "a")
     assert seen == [1, 2, 3, 4, 5]
+
+
+def test_one_held_out_scene_means_a_run_without_validation(
+    tmp_path: Path,
+    rooms: BoxRooms,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+):
+    alone = BoxRooms(RECIPE, rooms=1, seed=1)
+    data = dataclasses.replace(open_data(rooms, RECIPE), held_out=alone)
+    monkeypatch.setattr("spa3r.train.job.open_data", lambda *_, **__: data)
+    recipe = override(RECIPE, {"train.validate_every": 2})
+    pretrain(recipe, rooms, tmp_path)
+    assert "without validation: validation on 1 held-out scenes" in caplog.text
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines and not any(name.startswith("field/") for line in lines for name in line)
