@@ -163,6 +163,15 @@ class Checkpoints:
         said = {"step": state.step, "identity": self._identity, "score": score}
         self._writing = self._thread.submit(self._write, tables, said)
 
+    def among_best(self, score: float | None) -> bool:
+        """Whether `keep_best` would keep a state of this score. Every rank must call it, with the
+        same score. Waits for the save in progress. Raises TrainingError as `wait`."""
+        if score is None or not math.isfinite(score) or not self._config.keep_best:
+            return False
+        self.wait()
+        as_good = sum(c.score is not None and c.score >= score for c in self._good)
+        return bool(self._world.first(float(as_good < self._config.keep_best)))
+
     def wait(self) -> None:
         """Returns when the last save is written. Raises TrainingError if it could not be."""
         if self._writing is not None:

@@ -11,20 +11,18 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import ray
 import ray.train
 import ray.train.torch
 import torch
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.backend import Backend
 from ray.train.torch import TorchConfig
-from ray.train.v2.api.exceptions import TrainingFailedError
+from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
-from spa3r import errors, storage
 from spa3r.errors import ConfigError, Spa3RError, TrainingError
 from spa3r.train.checkpoint_files import newest_step
 from spa3r.train.job import STOP, Job, run_job
@@ -35,10 +33,11 @@ from spa3r.train.world import World
 
 logger = logging.getLogger(__name__)
 
-_REFUSAL: Final = "refusal.json"
 _POLL_SECONDS: Final = 0.2
 # One thread per worker: with more, any other load on the machine nearly stalls a worker.
 _ENVIRONMENT: Final = {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+# Without GPUs DDP is told to look for unused parameters, and each worker would warn of it.
+_ENVIRONMENT_CPU: Final = _ENVIRONMENT | {"TORCH_CPP_LOG_LEVEL": "ERROR"}
 _ASKED: Final = threading.Event()  # of a worker's process: it has got SIGTERM
 
 
@@ -90,19 +89,22 @@ def _scaling(job: Job, most: int, least: int, gpu: bool) -> ScalingConfig:
 
 def _start_ray(workers: int, gpu: bool) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read once, when Ray starts
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+    options: dict[str, Any] = {
+        "log_to_driver": False,
+        "logging_level": logging.WARNING,
+        "runtime_env": {"env_vars": _ENVIRONMENT if gpu else _ENVIRONMENT_CPU},
+    }
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(**quiet, runtime_env={"env_vars": _ENVIRONMENT})
+        ray.init(**options)
         return
     ray.init(
-        **quiet,
+        **options,
         # Workers are processes that mostly wait or compute alone: more of them than cores is slow,
         # not wrong. Ray's own controller needs a slot beside them.
         num_cpus=max(workers + 1, os.cpu_count() or 1),
         num_gpus=None if gpu else 0,
         include_dashboard=False,
         _node_ip_address="127.0.0.1",
-        runtime_env={"env_vars": _ENVIRONMENT},
     )
 
 
@@ -111,15 +113,13 @@ def _start_ray(workers: int, gpu: bool) -> None:
 
 def _fit_to_the_end(job: Job, scaling: ScalingConfig, max_failures: int) -> TrainResult:
     """Failures are counted anew after each checkpoint: a long run may lose many nodes."""
-    refusal = job.run / _REFUSAL
     while True:
-        refusal.unlink(missing_ok=True)
         begun = newest_step(job.checkpoints_url)
         try:
             step, finished = _fit(job, scaling, max_failures)
             return TrainResult(step=step, finished=finished)
         except TrainingFailedError as error:
-            _raise_refusal(refusal)
+            _raise_ours(error)
             if newest_step(job.checkpoints_url) > begun:
                 continue
             cause = (str(error).strip().splitlines() or ["unknown"])[-1]
@@ -140,6 +140,7 @@ def _fit(job: Job, scaling: ScalingConfig, max_failures: int) -> tuple[int, bool
             name="ray",
             storage_path=str(job.run),
             failure_config=FailureConfig(max_failures=max_failures),
+            callbacks=[_NoRetry()],
         ),
     )
     # In a thread of its own, so that signals are ours here: Ray would end the group at once.
@@ -153,39 +154,35 @@ def _fit(job: Job, scaling: ScalingConfig, max_failures: int) -> tuple[int, bool
             result = running.result()
     finally:
         pool.shutdown(wait=False)  # a second Ctrl-C does not wait for it
-    _raise_refusal(job.run / _REFUSAL)
     assert result.return_value is not None, "a worker that ends without an error reports"
     return result.return_value
 
 
-def _raise_refusal(path: Path) -> None:
-    """Raises here the error of ours that stopped a worker."""
-    if path.exists():
-        refusal = storage.read_json(path)
-        path.unlink()
-        raise getattr(errors, refusal["kind"])(refusal["message"])
+class _NoRetry(UserCallback):
+    """An error of ours would only happen again, so it ends the run: Ray starts a group again after
+    errors of its workers, not after one of its own controller, where this is called."""
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        for error in worker_exceptions.values():
+            if isinstance(error, Spa3RError):
+                raise error
+
+
+def _raise_ours(error: TrainingFailedError) -> None:
+    """Raises here the error of ours that ended a worker, if one did."""
+    if isinstance(error, ControllerError) and isinstance(error.controller_failure, Spa3RError):
+        raise error.controller_failure from error
 
 
 # --- a worker -------------------------------------------------------------------------------------
 
 
-def _work(config: dict[str, Any]) -> tuple[int, bool] | None:
-    """One worker. An error of ours would only happen again, so it is written down, not retried.
-
-    It is raised as well: the other workers may wait for this one in a collective call, and Ray ends
-    them with it. In the group that Ray then starts, every worker finds the refusal and returns.
-    """
+def _work(config: dict[str, Any]) -> tuple[int, bool]:
+    """One worker. The others may wait for it in a collective call: if it raises, Ray ends them."""
     job: Job = config["job"]
-    refusal = job.run / _REFUSAL
-    if refusal.exists():
-        return None
     torch.set_num_threads(1)
     world = World.of_group(ray.train.torch.get_device())
-    try:
-        result = run_job(job, world, _ASKED.is_set)
-    except Spa3RError as error:
-        storage.write_json(refusal, {"kind": type(error).__name__, "message": str(error)})
-        raise
+    result = run_job(job, world, _ASKED.is_set)
     # Rank 0 alone has looked: a network file system may show a new file to others later.
     for_good = bool(world.first(float(result.finished or (job.run / STOP).exists())))
     if not for_good:
@@ -203,6 +200,9 @@ class _ListeningBackend(TorchConfig().backend_cls):
 
 @dataclass
 class _Listening(TorchConfig):
+    timeout_s: int = 2 * 3600
+    """Of a collective call: in one the others wait while rank 0 validates."""
+
     @property
     def backend_cls(self) -> type[Backend]:
         return _ListeningBackend

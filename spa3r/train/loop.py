@@ -73,7 +73,7 @@ def train(
     _check_shares(config, world)
     state, forward = _begin(task, config, checkpoints, world, init_from)
     log = RunLog(run, world, task, first_step=state.step)
-    guard = DivergenceStop(config.max_loss_ratio, log.kept, world)
+    guard = DivergenceStop(config, log.kept, world, first_step=state.step)
     stepper = Stepper(task=task, forward=forward, config=config, world=world, log=log)
     fetch = pinned(task.fetch) if world.device.type == "cuda" else task.fetch
     saved, stopping = state.step, False
@@ -91,8 +91,9 @@ def train(
                     line |= _validate(state, validate, log)
                 log.write(line)
                 guard.check(line, kept)
-                if due.save:
-                    checkpoints.save(state, score=score_of(line))
+                score = score_of(line)
+                if due.save or checkpoints.among_best(score):
+                    checkpoints.save(state, score=score)
                     saved = state.step
     checkpoints.wait()
     world.barrier()

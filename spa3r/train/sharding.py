@@ -41,7 +41,15 @@ def distribute(task: Any, config: TrainConfig, world: World) -> nn.Module:
     if config.sharding == "fsdp2":
         shard(task, world)
         return task
-    return DistributedDataParallel(task, broadcast_buffers=False, gradient_as_bucket_view=True)
+    return DistributedDataParallel(
+        task,
+        broadcast_buffers=False,
+        gradient_as_bucket_view=True,
+        # DDP lays gradients out anew after the first backward of a process, unless it looks for
+        # unused parameters; gloo adds those of three or more ranks in an order that depends on the
+        # layout, so a continued run would differ. GPUs promise no order anyway.
+        find_unused_parameters=world.device.type == "cpu",
+    )
 
 
 def gradient_sync(module: nn.Module, *, wanted: bool) -> AbstractContextManager[Any]:

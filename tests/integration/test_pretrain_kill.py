@@ -69,6 +69,19 @@ def test_two_workers_killed_end_with_the_same_weights(pair: Calm, tmp_path: Path
     pair.check_kills(tmp_path / "run", kills=3, seed=1)
 
 
+class Three(Group):
+    """With three workers the order of a sum matters."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, size=3)
+
+
+@pytest.mark.soak
+def test_ten_kills_of_three_workers(tmp_path: Path) -> None:
+    calm = Calm(Three, tmp_path)
+    calm.check_kills(tmp_path / "killed", kills=10, seed=4)
+
+
 @pytest.mark.soak
 def test_thirty_kills(alone: Calm, tmp_path: Path) -> None:
     alone.check_kills(tmp_path / "run", kills=30, seed=2)

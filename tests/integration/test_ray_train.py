@@ -92,7 +92,29 @@ def test_a_worker_told_to_go_saves_first_and_a_killed_one_is_replaced(
     assert weights(done) == calm
 
 
-@pytest.mark.timeout(240)  # without the error's own way out: half an hour, the group's time-out
+def test_an_error_of_ours_ends_the_run_without_a_file_or_another_try():
+    """A full disk has no room to write down that it is full."""
+    from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
+
+    from spa3r.train.cluster import _NoRetry, _raise_ours
+
+    full, lost = TrainingError("No space left on device"), RuntimeError("a peer is gone")
+    with pytest.raises(TrainingError, match="No space left on device"):
+        _NoRetry().after_exception(None, {0: lost, 1: full})
+    _NoRetry().after_exception(None, {0: lost})  # Ray starts the group again
+    with pytest.raises(TrainingError, match="No space left on device"):
+        _raise_ours(ControllerError(full))
+    _raise_ours(ControllerError(lost))
+    _raise_ours(WorkerGroupError("lost", {0: lost}))
+
+
+def test_others_wait_long_for_a_validation():
+    from spa3r.train.cluster import _Listening
+
+    assert _Listening().to_dict()["timeout_s"] == 2 * 3600
+
+
+@pytest.mark.timeout(240)  # without the error's own way out: hours, the group's time-out
 def test_an_error_of_one_worker_does_not_leave_the_others_waiting(tmp_path: Path, running: None):
     from spa3r.train.cluster import on_ray
 

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from spa3r import schema, storage
+from spa3r.errors import TrainingError
 from spa3r.hub import Spa3REncoder
 from spa3r.train.lineage import trace
 from spa3r.train.links import Link, links_of
+from spa3r.train.lives import lives_of, note_life
 from spa3r.train.origin import LINEAGE, Origin, card_lineage, lineage_of
 from tests.untrained import save_untrained
 
@@ -54,6 +56,7 @@ def places(encoders: Path, tmp_path: Path) -> Origin:
         }  # fmt: skip
         storage.write_json(tmp_path / split / "manifest.json", targets)
     (tmp_path / "run" / "checkpoints").mkdir()
+    note_life(tmp_path / "run", 0)
     return Origin(
         run=str(tmp_path / "run"), checkpoints=str(tmp_path / "run" / "checkpoints"),
         targets=str(tmp_path / "train"), held_out=str(tmp_path / "val"),
@@ -148,10 +151,52 @@ def test_a_run_that_is_used_again_keeps_its_record(
     places: Origin, encoder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = lineage_of(encoder, places)
-    monkeypatch.setattr("spa3r.train.origin.code_facts", lambda: {"code_version": "later"})
+    noted(Path(places.run), 2, "b", monkeypatch)
     assert lineage_of(encoder, places) == first
     save_untrained(encoder, seed=5)
-    assert lineage_of(encoder, places)["code"] == {"code_version": "later"}
+    assert lineage_of(encoder, places)["code"]["code_hash"] == "b" * 16
+
+
+def noted(run: Path, after: int, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process with that code carries the run on."""
+    facts = {"code_version": f"v-{code}", "code_dirty": "false", "code_hash": code * 16}
+    monkeypatch.setattr("spa3r.train.lives.code_facts", lambda: facts)
+    note_life(run, after)
+
+
+def test_every_code_that_trained_a_run_is_said(
+    places: Origin, encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Path(places.run)
+    (run / "lives.json").unlink()
+    change_json("config.json", provenance={
+        **storage.read_json(encoder / "config.json")["provenance"], "steps": 9,
+    })(encoder)  # fmt: skip
+    for after, code in ((0, "a"), (3, "b"), (3, "b"), (6, "x"), (5, "b"), (7, "c")):
+        noted(run, after, code, monkeypatch)
+    noted(tmp := run.with_name("other"), 0, "d", monkeypatch)  # what registers it is other code
+    assert [life["after"] for life in lives_of(run)] == [0, 3, 5, 7] and lives_of(tmp)
+    record = lineage_of(encoder, places)
+    assert record["code"]["code_hash"] == "c" * 16
+    links = [link for link in links_of(record, None) if link.part in ("code", "packages")]
+    assert [(link.what, link.hash[:1]) for link in links[:-1]] == [
+        ("v-a, steps 1 to 3", "a"), ("v-b, steps 4 to 7", "b"), ("v-c, steps 8 to 9", "c"),
+    ]  # fmt: skip
+    assert links[-1].part == "packages" and "steps" not in links[-1].what
+    text = str(trace(None, str(encoder)))
+    assert "v-a, steps 1 to 3" in text and "v-c, steps 8 to 9" in text
+
+
+def test_steps_that_nobody_noted_are_not_recorded(
+    places: Origin, encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (Path(places.run) / "lives.json").unlink()
+    noted(Path(places.run), 4, "b", monkeypatch)
+    links = [x for x in links_of(lineage_of(encoder, places), None) if x.part == "code"]
+    assert links[0].state == "not recorded" and links[0].what.endswith("steps 1 to 4")
+    (Path(places.run) / "lives.json").write_text("{}")
+    with pytest.raises(TrainingError, match=r"lives\.json: not a list of processes; delete it"):
+        lives_of(places.run)
 
 
 def test_nothing_is_guessed(encoder: Path) -> None:

@@ -86,6 +86,21 @@ def test_one_worker_goes_on_from_the_checkpoint_of_two(
         assert a["total"] == pytest.approx(b["total"], rel=2e-3)
 
 
+def test_three_workers_stopped_and_started_again_end_with_the_same_bytes(
+    tmp_path: Path, rooms: BoxRooms, workers: Workers
+) -> None:
+    """With three the order of a sum matters: DDP must lay gradients out alike in every life."""
+    recipe = override(DDP, {"train.validate_every": 0, "train.batches_per_step": 3})
+    workers.run(3, run_in_world, tmp_path / "whole", rooms, recipe)
+    workers.run(3, half, tmp_path / "parts", rooms, recipe)
+    workers.run(3, run_in_world, tmp_path / "parts", rooms, recipe)
+    assert newest(tmp_path / "whole") == newest(tmp_path / "parts")
+
+
+def run_in_world(world: World, folder: Path, rooms: BoxRooms, recipe: Recipe) -> TrainResult:
+    return run(folder, rooms, recipe, world=world)
+
+
 def half(world: World, folder: Path, rooms: BoxRooms, recipe: Recipe) -> None:
     """Two steps, then the second rank is asked to stop, and both do."""
     calls = iter(range(9))

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -113,7 +114,7 @@ def test_places_that_do_not_belong_together_are_refused(
     manifest_of = {name: Path(getattr(places, name)) / "manifest.json"
                    for name in ("targets", "packed", "frames")}  # fmt: skip
 
-    def change(name: str, **values: str) -> None:
+    def change(name: str, **values: str | int) -> None:
         facts = json.loads(manifest_of[name].read_text())
         manifest_of[name].write_text(json.dumps(facts | values))
 
@@ -125,12 +126,29 @@ def test_places_that_do_not_belong_together_are_refused(
         open_data(places, of(recipe, "online"))
     change("frames", data_hash="box")
     places = replace(places, held_out="")
-    change("targets", stored="statistics")
+    change("targets", stored="statistics", statistics_clips=256)
     with pytest.raises(ConfigError, match=r"no tokens of frames; .*spa3r targets.*hybrid"):
         open_data(places, of(recipe, "hybrid"))
     with pytest.raises(ShardError, match="holds the statistics of its clips"):
         open_data(DataPlaces(targets=places.targets), recipe)
     open_data(DataPlaces(targets=places.targets, frames=places.frames), of(recipe, "online"))
+
+
+@pytest.mark.parametrize(("source", "stored"), [("online", "statistics"), ("hybrid", "frames")])
+def test_statistics_of_another_draw_are_refused(
+    tmp_path: Path, recipe: Recipe, source: str, stored: Literal["statistics", "frames"]
+) -> None:
+    frames = make_frames(tmp_path / "frames", {"a": 8}, size=(112, 84))
+    out = tmp_path / "targets"
+    write_targets(
+        FrameTable(frames), out, clips=recipe.clips, teacher=recipe.teacher, split="train",
+        stored=stored, statistics_clips=1,
+    )  # fmt: skip
+    places = DataPlaces(targets=str(out), frames=str(frames))
+    asked = override(recipe, {"data.source": source, "data.statistics_clips": 2})
+    with pytest.raises(ConfigError, match=r"of 1 drawn clips, data.statistics_clips is 2; run"):
+        open_data(places, asked)
+    open_data(places, override(asked, {"data.statistics_clips": 1}))
 
 
 def test_other_weights_than_those_of_the_targets_are_refused_when_they_are_loaded(

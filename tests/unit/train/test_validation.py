@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from spa3r.errors import SceneError
 from spa3r.eval.field import evaluate_field
 from spa3r.models.spa3r import Spa3RModel
+from spa3r.plain import override
 from spa3r.train.metrics import score_of
 from spa3r.train.sources import open_data
 from spa3r.train.task import PretrainTask
@@ -111,6 +112,21 @@ def test_a_restart_validates_the_same_scenes(
     whole, parts = losses(tmp_path / "whole"), losses(tmp_path / "parts")
     assert whole == parts
     assert newest(tmp_path / "whole") == newest(tmp_path / "parts")
+
+
+def test_the_best_is_kept_where_no_checkpoint_is_due(tmp_path: Path, rooms: BoxRooms) -> None:
+    """Also by a run that was stopped and goes on."""
+    every = {"train.steps": 9, "train.checkpoint_every": 4, "train.validate_every": 1}
+    recipe = override(RECIPE, every | {"train.keep_checkpoints": 1, "train.keep_best": 2})
+    scores = iter([0.1, 0.2, 0.9, float("nan"), 0.5, 0.6, 0.7, 0.3, 0.4])
+    for calls in (5, 9):
+        task = PretrainTask(recipe, open_data(rooms, recipe))
+        run_task(
+            tmp_path, task, recipe, stop=after(calls),
+            validate=lambda: {"field/model/geo/r2": next(scores)},
+        )  # fmt: skip
+    kept = sorted(int(p.name[-1]) for p in tmp_path.glob("checkpoints/step-*"))
+    assert kept == [3, 7, 9], "the two best, and the newest"
 
 
 def test_too_few_scenes_are_refused_at_the_start(rooms: BoxRooms) -> None:
