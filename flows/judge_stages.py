@@ -37,11 +37,12 @@ def evaluate(
     verdict = field_gate(found.field)
     report_of(settings, dataset, plan, encoder, found.field, verdict, out / REPORT)
     _log(client, found, out)
-    score = found.field.mean["model"].get("geo/r2", float("nan"))
+    score = found.field.mean["model"].get("geo/r2")
+    said = "no geometric features" if score is None else f"geometric R2 {score:.3f}"
     gate = f"gate {'passed' if verdict.passed else 'not passed'}: {verdict.reason}"
-    line = f"geometric R2 {score:.3f} on {len(found.field.scenes)} held-out scenes; {gate}"
-    facts = {"report": str(out / REPORT), "geometric R2": score, "gate": gate,
-             "margins": verdict.margins, "scores": found.summary}  # fmt: skip
+    line = f"{said} on {len(found.field.scenes)} held-out scenes; {gate}"
+    facts = {"report": str(out / REPORT), "geometric R2": "none" if score is None else score,
+             "gate": gate, "margins": verdict.margins, "scores": found.summary}  # fmt: skip
     return StageResult(stage="evaluate", line=say(line, reused=reused), facts=facts, reused=reused)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from flows.evaluation import OtherTargetsError
 from flows.judge_stages import EVALUATION, FIELD
-from flows.scores import Evaluation, artifact_folder, evaluate_once, held_out_hash
+from flows.scores import Evaluation, artifact_folder, evaluate_once, present_hash
 from flows.settings import Settings
 from spa3r.errors import ShardError
 from spa3r.eval.field_report import FieldReport
@@ -37,6 +37,7 @@ def judge(
         ShardError: the candidate was not evaluated, or its held-out targets have changed since.
     """
     own = logged_evaluation(client, candidate)
+    _require_present(settings, candidate, own)
     guards = field_gate(own.field)
     found = _decide(settings, client, candidate, champion, own, guards)
     differences = found.comparison.differences if found.comparison else {}
@@ -55,6 +56,7 @@ def judge(
             "field": own.field.to_json(),
             "champion_field": found.champion_field.to_json() if found.champion_field else None,
             "space_hash": own.space_hash,
+            "champion_judged_on": _judged_on(champion) if champion else None,
         },
     )
 
@@ -71,6 +73,25 @@ def logged_evaluation(client: Any, version: Registered) -> Evaluation:
             f"{version}: the logged evaluation is of another encoder; run `spa3r evaluate` again"
         )
     return found
+
+
+def _require_present(settings: Settings, candidate: Registered, own: Evaluation) -> None:
+    """Raises ShardError where other held-out targets lie there now than those of the evaluation.
+
+    Where they are gone, the logged scores are all there is.
+    """
+    now = present_hash(settings, own.dataset, own.recipe)
+    if now is not None and now != own.target_hash:
+        raise ShardError(
+            f"the held-out targets of {own.dataset} have changed since {candidate} was evaluated:"
+            " run `spa3r evaluate` again"
+        )
+
+
+def _judged_on(champion: Registered) -> dict[str, str]:
+    """Dataset and held-out targets of the champion's own verdict; "" where it has none."""
+    names = {"dataset": "field_gate_dataset", "target_hash": "field_gate_target_hash"}
+    return {name: champion.tags.get(key, "") for name, key in names.items()}
 
 
 def _decide(
@@ -91,6 +112,14 @@ def _decide(
         return _Decision(outcome="not promoted", reason=guards.reason)
     if champion is None:
         return _Decision(outcome="promoted", reason=guards.reason)
+    before = _judged_on(champion)
+    if before["dataset"] not in ("", own.dataset):
+        return _Decision(
+            outcome="not comparable",
+            reason=f"version {candidate.version} was evaluated on {own.dataset}, champion version"
+            f" {champion.version} was judged on {before['dataset']}; run `spa3r evaluate --dataset"
+            f" {before['dataset']}` first",
+        )
     try:
         theirs = _champion_field(settings, client, candidate, champion, own)
     except OtherTargetsError as error:
@@ -100,9 +129,15 @@ def _decide(
             f" ({error})",
         )
     compared = champion_gate(own.field, theirs)
+    reason = f"{compared.reason}; {guards.reason}" if compared.passed else compared.reason
+    if before["target_hash"] not in ("", own.target_hash):
+        reason += (
+            f"; on held-out targets {own.target_hash[:8]} of {own.dataset}, the champion was judged"
+            f" on {before['target_hash'][:8]}"
+        )
     return _Decision(
         outcome="promoted" if compared.passed else "not promoted",
-        reason=f"{compared.reason}; {guards.reason}" if compared.passed else compared.reason,
+        reason=reason,
         comparison=compared,
         champion_field=theirs,
     )
@@ -127,11 +162,6 @@ def _champion_field(
         wanted = (digest, own.target_hash, own.space_hash)
         if (there.encoder_hash, there.target_hash, there.space_hash) == wanted:
             return there.field
-    if held_out_hash(settings, own.dataset, own.recipe) != own.target_hash:
-        raise ShardError(
-            f"the held-out targets of {own.dataset} have changed since {candidate} was evaluated:"
-            " run `spa3r evaluate` again"
-        )
     ours, theirs = (
         registry.resolve(f"models:/{v.name}/{v.version}") for v in (candidate, champion)
     )

@@ -77,6 +77,12 @@ def held_out_hash(settings: Settings, dataset: str, recipe: Recipe) -> str:
     return storage.read_json(storage.join(val, "manifest.json"))["target_hash"]
 
 
+def present_hash(settings: Settings, dataset: str, recipe: Recipe) -> str | None:
+    """As `held_out_hash`, None where no targets lie there. Raises ShardError: damaged."""
+    url = storage.join(settings.targets(dataset, recipe, "val"), "manifest.json")
+    return storage.read_json(url)["target_hash"] if storage.exists(url) else None
+
+
 def report_name(settings: Settings, dataset: str, recipe: Recipe, encoder: Path) -> str:
     """Folder of an evaluation among the reports: no other encoder or held-out targets have it."""
     digest, target_hash = encoder_hash(encoder), held_out_hash(settings, dataset, recipe)

@@ -11,6 +11,8 @@ from spa3r.config import Recipe
 from spa3r.recipes import catalogue
 
 if TYPE_CHECKING:
+    from spa3r.train.job import Job
+    from spa3r.train.loop import TrainResult
     from spa3r.train.pretrain import Launch
     from spa3r.train.sources import DataPlaces
 
@@ -40,12 +42,18 @@ def pretrain(
     hashes = {key: manifest[key] for key in ("data_hash", "target_hash")}
     checkpoints = settings.checkpoints(dataset, plan)
     run, files = settings.run(dataset, plan), settings.home / "mlartifacts"
+    launch = _launcher(settings)
     with (
         timed(settings, "pretrain", run.name) as outcome,
         tracking.track(settings.mlflow_uri, plan, hashes, artifacts=files) as tracker,
     ):
+
+        def begin(job: "Job") -> "TrainResult":
+            tracker.begin()  # here the run is ours: its record is not touched before
+            return launch(job)
+
         done = train(
-            plan, places, run, checkpoints=checkpoints, launch=_launcher(settings),
+            plan, places, run, checkpoints=checkpoints, launch=begin,
             on_line=tracker.log_line, loaders=GPU_LOADERS if settings.gpu else LOADERS,
         )  # fmt: skip
         origin = Origin(

@@ -42,10 +42,6 @@ class FieldReport:
     differences: dict[str, dict[str, Interval]]  # metric -> control -> model minus control
     seed: int
 
-    @property
-    def enough_scenes(self) -> bool:
-        return len(self.scenes) >= MIN_SCENES
-
     def to_json(self) -> dict[str, Any]:
         """Plain JSON-ready dictionary."""
         return dataclasses.asdict(self)

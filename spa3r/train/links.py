@@ -1,13 +1,14 @@
 """The pieces that a lineage record names, each compared with what lies there now."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from spa3r import storage
 from spa3r.errors import ShardError, WeightsError
 from spa3r.plain import config_hash
 from spa3r.schema import data_hash
+from spa3r.train.lives import stretches
 from spa3r.train.origin import read_manifest, scans_hash
 from spa3r.train.provenance import code_facts, encoder_hash
 
@@ -39,8 +40,7 @@ def links_of(record: Mapping[str, Any], look_at_scans: LookAtScans | None) -> It
     if record["parent"]:
         yield _parent(record["parent"])
     yield _recipe(record["recipe"])
-    yield _code(record["code"])
-    yield _environment(record["environment"])
+    yield from _made_with(record)
     for targets in record["targets"]:
         yield _targets(targets)
     yield from _teachers(record)
@@ -92,6 +92,23 @@ def _recipe(recipe: Mapping[str, Any]) -> Link:
         return Link(part="recipe", what=recipe["name"], state="not recorded")
     state, note = _same(config_hash(recipe["settings"]), recipe["hash"])
     return Link(part="recipe", what=recipe["name"], hash=recipe["hash"], state=state, note=note)
+
+
+def _made_with(record: Mapping[str, Any]) -> Iterator[Link]:
+    """Code and packages, each with its steps where they changed while the run was made."""
+    lives = record.get("lives")  # older records name those of the end only
+    steps = record["run"]["steps"]
+    for part, link_of in (("code", _code), ("environment", _environment)):
+        if not lives:
+            yield link_of(record[part])
+            continue
+        found = stretches(lives, part, steps)
+        if lives[0]["after"]:
+            found.insert(0, ({}, 1, lives[0]["after"]))
+        for facts, first, last in found:
+            link = link_of(facts)
+            several = f", steps {first} to {last}" if len(found) > 1 else ""
+            yield replace(link, what=link.what + several)
 
 
 def _code(code: Mapping[str, str]) -> Link:

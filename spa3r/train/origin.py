@@ -17,7 +17,8 @@ from spa3r.errors import ShardError, WeightsError
 from spa3r.licences import parts
 from spa3r.plain import config_hash
 from spa3r.schema import ROOT, SIDECAR_SUFFIX
-from spa3r.train.provenance import code_facts, encoder_hash, environment
+from spa3r.train.lives import lives_of
+from spa3r.train.provenance import encoder_hash
 
 FORMAT: Final = "spa3r-lineage-1"
 LINEAGE: Final = "lineage.json"
@@ -39,14 +40,16 @@ class Origin:
 def lineage_of(encoder: str | Path, origin: Origin) -> dict[str, Any]:
     """The record of a finished encoder, as plain JSON.
 
-    A run keeps it beside its encoder, so that a run that is used again is recorded with the code
-    and the packages that trained it.
+    A run keeps it beside its encoder. Code and packages are those that its processes noted as they
+    began to train (spa3r/train/lives.py), `code` and `environment` of the last one; not those of
+    the process that asks.
 
     Args:
         encoder: folder that `save_pretrained` wrote.
 
     Raises:
-        WeightsError: not an encoder. ShardError: a manifest on the way is damaged.
+        WeightsError: not an encoder. ShardError: a manifest on the way is damaged. TrainingError:
+            the run's list of processes is.
     """
     digest = encoder_hash(encoder)
     kept = read_lineage(origin.run, digest) if origin.run else None
@@ -60,10 +63,11 @@ def lineage_of(encoder: str | Path, origin: Origin) -> dict[str, Any]:
     record["shards"] = _shards(origin.shards) | record["shards"]
     record |= {
         "parent": _parent(origin.init_from),
-        "code": code_facts(),
-        "environment": environment().facts(),
+        "lives": lives_of(origin.run) if origin.run else [],
         "scans": _scans(origin.shards),
     }
+    if record["lives"]:
+        record |= {part: record["lives"][-1][part] for part in ("code", "environment")}
     if origin.run:
         storage.write_json(storage.join(origin.run, LINEAGE), record)
     return record
@@ -84,6 +88,7 @@ def card_lineage(encoder: str | Path) -> dict[str, Any]:
                    "hash": config_hash(settings) if settings else ""},
         "code": {},
         "environment": {},
+        "lives": [],
         "teachers": card["references"],
         "licences": {f"{p.role} {p.name}": asdict(p.licence)
                      for p in parts(card["references"], datasets)},

@@ -13,9 +13,11 @@ from spa3r.config import Recipe
 from spa3r.data.batch import TargetSource
 from spa3r.errors import ConfigError, StoppedError
 from spa3r.progress import meter
+from spa3r.train.checkpoint_files import newest_step
 from spa3r.train.follow import OnLine, follow
 from spa3r.train.identity import differences
 from spa3r.train.job import ENCODER, STOP, Job, identity_of, run_job
+from spa3r.train.lives import note_life
 from spa3r.train.loop import TrainResult
 from spa3r.train.metrics import METRICS, read_lines
 from spa3r.train.run_lock import carrying_on
@@ -120,6 +122,9 @@ def _carry_on(job: Job, launch: Launch, on_line: OnLine | None) -> None:
     """Trains to the end, and shows how far it is."""
     run, steps = job.run, job.recipe.train.steps
     (run / STOP).unlink(missing_ok=True)  # asked of a run that has ended since
+    after = newest_step(job.checkpoints_url)
+    if after < steps:
+        note_life(run, after)
     begun = max((line["step"] for line in read_lines(run / METRICS)), default=0)
     with meter("pretrain", steps, "steps", done=begun) as bar:
 

@@ -52,7 +52,7 @@ def register_encoder(
     trained with become artifacts of its run, in `lineage/<encoder_hash>`.
 
     Args:
-        origin: where the run's inputs and outputs lie; None: not known.
+        origin: where the run's inputs and outputs lie; None: not known, nor what trained it.
 
     Returns:
         The version's number, and whether this very encoder was there already.
@@ -86,6 +86,9 @@ def _log_lineage(tracker: Tracker, record: Mapping[str, Any]) -> None:
     client.log_dict(run_id, dict(record), f"{folder}/{LINEAGE}")
     client.log_dict(run_id, record["recipe"]["settings"] or {}, f"{folder}/recipe.json")
     packages = environment()
+    if not record["environment"]:
+        logger.warning("%s: the packages that trained it are not recorded", folder)
+        return
     if packages.facts() != record["environment"]:
         logger.warning("%s: trained with other packages than these; their hash is recorded, their"
                        " list is not", record["run"]["folder"])  # fmt: skip
@@ -113,6 +116,9 @@ def _lineage_tags(record: Mapping[str, Any]) -> dict[str, str]:
         "parent": parent["name"],
         "parent_hash": parent["hash"],
     }
+    codes = dict.fromkeys(life["code"]["code_hash"] for life in record.get("lives", []))
+    if len(codes) > 1:
+        tags["code_hashes"] = ",".join(codes)  # in the order in which they trained it
     differs = tags.pop("environment_differs", "")  # a list as long as the lock would not fit
     tags["environment_differs"] = f"{len(differs.split(', '))} packages" if differs else ""
     return {name: value for name, value in tags.items() if value}

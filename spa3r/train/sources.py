@@ -111,7 +111,8 @@ def _given(source: TargetSource, recipe: Recipe) -> TrainingData:
 
 
 def _fitting(targets: StoredTargets, recipe: Recipe) -> StoredTargets:
-    """Raises ConfigError unless the recipe's teachers made them."""
+    """Raises ConfigError unless the recipe's teachers made them, and the statistics of as many
+    drawn clips."""
     # As specs, not as stored: a manifest older than a setting means that setting's default.
     if targets.spec != recipe.teacher:
         made_by, wanted = to_dict(targets.spec), to_dict(recipe.teacher)
@@ -119,6 +120,13 @@ def _fitting(targets: StoredTargets, recipe: Recipe) -> StoredTargets:
         raise ConfigError(
             f"{targets.folder}: targets of another teacher ({', '.join(names)} differ); run"
             f" `spa3r targets --recipe {recipe.name}`"
+        )
+    drawn = recipe.data.stored != "clips" and targets.stored in ("frames", "statistics")
+    wanted, made = recipe.data.statistics_clips, targets.manifest.get("statistics_clips")
+    if drawn and made != wanted:
+        raise ConfigError(
+            f"{targets.folder}: statistics of {made} drawn clips, data.statistics_clips is"
+            f" {wanted}; run `spa3r targets --recipe {recipe.name}` with the same settings"
         )
     return targets
 

@@ -7,7 +7,7 @@ Encoders are registered in spa3r/train/registry.py.
 import logging
 import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,7 +24,7 @@ from requests.exceptions import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
 from spa3r.config import Recipe
-from spa3r.errors import ServiceError
+from spa3r.errors import ServiceError, StoppedError
 from spa3r.plain import config_hash, to_dict
 from spa3r.train.identity import binding
 from spa3r.train.provenance import code_facts
@@ -91,6 +91,9 @@ class Tracker:
         self._waiting: list[Mapping[str, Any]] = []
         self._with_unit: set[str] = set()
 
+    def begin(self) -> None:
+        """Training begins, or goes on. Nothing to do for a run that is finished."""
+
     def log_line(self, line: Mapping[str, Any]) -> None:
         """A line of metrics.jsonl (spa3r/train/loop.py): of training, of validation, or of both.
 
@@ -100,6 +103,7 @@ class Tracker:
         """
         self._waiting.append(line)
         try:
+            self.begin()
             while self._waiting:
                 self._log_step(self._waiting[0])
                 self._waiting.pop(0)
@@ -152,7 +156,10 @@ def track(
 ) -> Iterator[Tracker]:
     """The MLflow run of one recipe on one set of data; a run that was killed is taken up again.
 
-    Logs every setting as a parameter, the recipe as recipe.json, and the hashes as tags.
+    Logs every setting as a parameter, the recipe as recipe.json, and the hashes as tags. A run that
+    is there already stays as it is until `Tracker.begin` or the first line: a start that is refused
+    because another process trains must not touch its record. It ends as FINISHED, as KILLED where
+    it was asked to stop (StoppedError), else as FAILED.
 
     Args:
         hashes: e.g. {"data_hash": ..., "target_hash": ...}; with the recipe, the run's identity.
@@ -163,14 +170,38 @@ def track(
     """
     client = connect(uri)
     with answering():
-        run_id = _begin(client, recipe, hashes, _artifact_location(uri, artifacts))
-    status = "FAILED"
+        run_id, new = _find_or_make(client, recipe, hashes, _artifact_location(uri, artifacts))
+    tracker, status = _Training(client, run_id, new=new), "FAILED"
     try:
-        with _watched(run_id):
-            yield Tracker(client, run_id)
+        with tracker.watch:
+            yield tracker
         status = "FINISHED"
+    except StoppedError:
+        status = "KILLED"
+        raise
     finally:
-        _end(client, run_id, status)
+        if new or tracker.begun or status == "FINISHED":
+            _end(client, run_id, status)
+
+
+class _Training(Tracker):
+    """The run of the process that trains, or means to."""
+
+    def __init__(self, client: MlflowClient, run_id: str, *, new: bool) -> None:
+        super().__init__(client, run_id)
+        self.new, self.begun, self.watch = new, False, ExitStack()
+
+    @answering()
+    def begin(self) -> None:
+        """Says so in the run, with the code that trains from here on, and watches the machine."""
+        if self.begun:
+            return
+        if not self.new:
+            self.client.set_terminated(self.run_id, "RUNNING")
+            for key, value in code_facts().items():
+                self.client.set_tag(self.run_id, key, value)
+        self.watch.enter_context(_watched(self.run_id))
+        self.begun = True
 
 
 @contextmanager
@@ -202,10 +233,10 @@ def _artifact_location(uri: str, artifacts: Path | None) -> str | None:
     return artifacts.absolute().as_uri() if artifacts else None
 
 
-def _begin(
+def _find_or_make(
     client: MlflowClient, recipe: Recipe, hashes: Mapping[str, str], location: str | None
-) -> str:
-    """The run of this recipe and these hashes, running again or new."""
+) -> tuple[str, bool]:
+    """The run of this recipe and these hashes, and whether it is new."""
     experiment = client.get_experiment_by_name(EXPERIMENT)
     experiment_id = (
         client.create_experiment(EXPERIMENT, artifact_location=location)
@@ -216,9 +247,8 @@ def _begin(
     query = f"tags.`{_RUN_KEY}` = '{key}'"
     found = client.search_runs([experiment_id], filter_string=query, max_results=1)
     if not found:
-        return _new_run(client, experiment_id, recipe, {_RUN_KEY: key, **hashes})
-    client.set_terminated(found[0].info.run_id, "RUNNING")
-    return found[0].info.run_id
+        return _new_run(client, experiment_id, recipe, {_RUN_KEY: key, **hashes}), True
+    return found[0].info.run_id, False
 
 
 def _end(client: MlflowClient, run_id: str, status: str) -> None:

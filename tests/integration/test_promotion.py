@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from flows import evaluation, judge_stages, promotion
+from flows.settings import Settings
 from spa3r.errors import ShardError, WeightsError
 from spa3r.eval.controls import CONTROLS
 from spa3r.eval.field_report import MIN_SCENES
@@ -145,17 +146,43 @@ def test_a_champion_without_fitting_scores_is_scored_now(
                        field=field_report(0.1)), Path(), False  # fmt: skip
 
     monkeypatch.setattr(promotion, "evaluate_once", scored)
-    monkeypatch.setattr(promotion, "held_out_hash", lambda *_: "u" * 16)
+    monkeypatch.setattr(promotion, "present_hash", lambda *_: "u" * 16)
     for other in ({"target_hash": "u" * 16}, {"target_hash": "u" * 16, "space_hash": "z"}):
         store.candidate("2", field_report(0.15), **other)
         result = judge_stages.promote()
         assert "version 2 is champion in place of version 1: geometric R2 +0.050" in result.line
+        assert "uuuuuuuu of rooms, the champion was judged on tttttttt" in result.line
         assert asked.pop() == ("1", "2")
         store.client.set_registered_model_alias(registry.ENCODER_NAME, registry.CHAMPION, "1")
     store.candidate("2", field_report(0.15), target_hash="v" * 16)
     with pytest.raises(ShardError, match=r"have changed since .* version 2 was evaluated"):
         judge_stages.promote()
     assert store.champion() == "1" and not asked
+
+
+@pytest.mark.usefixtures("never_scored")
+def test_other_targets_than_those_of_the_evaluation_are_not_judged(
+    store: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where nothing has to be scored; where they are gone, the logged scores must do."""
+    monkeypatch.setattr(promotion, "present_hash", lambda *_: "u" * 16)
+    store.candidate("1", field_report(0.2))
+    with pytest.raises(ShardError, match=r"of rooms have changed since .* version 1 was"):
+        judge_stages.promote()
+    assert store.champion() is None and not verdict_of(store, "1")
+
+
+@pytest.mark.usefixtures("never_scored")
+def test_a_champion_that_was_judged_on_another_dataset_is_not_comparable(store: Registry) -> None:
+    on_rooms = {"field_gate_dataset": "rooms", "field_gate_target_hash": "r" * 16}
+    before = store.version("1")
+    before = replace(before, tags=before.tags | on_rooms)
+    store.candidate("2", field_report(0.3), dataset="easy")
+    settings = Settings.from_environment()
+    found = promotion.judge(settings, store.client, store.version("2"), before)
+    assert (found.outcome, found.dataset) == ("not comparable", "easy")
+    assert "2 was evaluated on easy, champion version 1 was judged on rooms" in found.reason
+    assert found.evidence["champion_judged_on"] == {"dataset": "rooms", "target_hash": "r" * 16}
 
 
 def test_a_champion_of_another_teacher_is_not_comparable(
@@ -167,7 +194,7 @@ def test_a_champion_of_another_teacher_is_not_comparable(
         raise evaluation.OtherTargetsError("t/val is of the geometric teacher vggt 0123")
 
     monkeypatch.setattr(promotion, "evaluate_once", other)
-    monkeypatch.setattr(promotion, "held_out_hash", lambda *_: "u" * 16)
+    monkeypatch.setattr(promotion, "present_hash", lambda *_: "u" * 16)
     store.candidate("2", field_report(0.3), target_hash="u" * 16)
     result = judge_stages.promote()
     assert "not promoted, champion stays at version 1: not comparable: " in result.line

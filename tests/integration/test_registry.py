@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import mlflow
@@ -14,11 +15,18 @@ import numpy as np
 import pytest
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-from spa3r.errors import ConfigError, ServiceError, WeightsError
+from flows import train_stage
+from spa3r import storage
+from spa3r.errors import ConfigError, ServiceError, StoppedError, TrainingError, WeightsError
 from spa3r.hub import Spa3REncoder
+from spa3r.recipes import catalogue
 from spa3r.scene_commands import load_encoder
+from spa3r.train import pretrain as pretraining
 from spa3r.train import registry, tracking
+from spa3r.train.job import Job
 from spa3r.train.lineage import trace
+from spa3r.train.lives import lives_of
+from spa3r.train.loop import TrainResult
 from spa3r.train.origin import Origin
 from spa3r.train.pretrain import pretrain
 from tests.box_rooms import BoxRooms, box_recipe
@@ -118,11 +126,51 @@ def test_the_machine_is_watched_while_the_run_lasts(uri: str, monkeypatch: pytes
 
     monkeypatch.setattr(SystemMetricsMonitor, "publish_metrics", noted)
     with tracking.track(uri, RECIPE, {"data_hash": "watched"}) as tracker:
+        assert "SystemMetricsMonitor" not in {thread.name for thread in threading.enumerate()}
+        tracker.begin()
         assert published.wait(60)
     found = tracker.client.get_run(tracker.run_id).data.metrics
     assert found["system/system_memory_usage_megabytes"] > 0
     assert "system/cpu_utilization_percentage" in found
     assert "SystemMetricsMonitor" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_start_that_is_refused_leaves_the_run_as_it_is(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SPA3R_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    manifest = {"data_hash": "stage", "target_hash": "stage"}
+    storage.write_json(tmp_path / "targets" / "manifest.json", manifest)
+    places = SimpleNamespace(targets=str(tmp_path / "targets"))
+    monkeypatch.setattr(train_stage, "places_of", lambda *_: places)
+    rooms, real = BoxRooms(RECIPE, rooms=2), pretraining.pretrain
+    monkeypatch.setattr(
+        pretraining, "pretrain", lambda plan, _places, *a, **k: real(plan, rooms, *a, **k)
+    )
+    monkeypatch.setattr(catalogue, "get", lambda *_: RECIPE)
+    client = tracking.connect(uri)
+
+    def status() -> str:
+        found = [experiment.experiment_id for experiment in client.search_experiments()]
+        (run,) = client.search_runs(found, filter_string="tags.target_hash = 'stage'")
+        return run.info.status
+
+    def stopped(_job: Job) -> TrainResult:
+        assert status() == "RUNNING"
+        monkeypatch.setattr(train_stage, "_launcher", lambda _: pytest.fail)
+        with pytest.raises(TrainingError, match="is writing there; wait"):
+            train_stage.pretrain()
+        assert status() == "RUNNING"
+        return TrainResult(step=1, finished=False)
+
+    for _ in range(2):  # a new run, and one that is taken up again
+        monkeypatch.setattr(train_stage, "_launcher", lambda _: stopped)
+        with pytest.raises(StoppedError):
+            train_stage.pretrain()
+        assert status() == "KILLED"
+    (lives,) = tmp_path.rglob("lives.json")
+    assert len(lives_of(lives.parent)) == 1 and lives_of(lives.parent)[0]["after"] == 0
 
 
 def test_lineage_lies_in_the_run_with_the_packages(uri: str, home: Path, encoder: Path):

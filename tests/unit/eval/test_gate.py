@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -7,7 +8,7 @@ from spa3r.errors import ConfigError
 from spa3r.eval.bootstrap import Interval
 from spa3r.eval.controls import CONTROLS
 from spa3r.eval.field import evaluate_field
-from spa3r.eval.field_report import FieldReport
+from spa3r.eval.field_report import FieldReport, summarise
 from spa3r.eval.gate import champion_gate, field_gate
 from tests.unit.eval.fakes import FakeSource, Oracle, train_stats
 
@@ -65,3 +66,39 @@ def test_a_champion_is_beaten_by_more_than_the_interval_only() -> None:
 def test_a_champion_of_other_scenes_is_not_compared() -> None:
     with pytest.raises(ConfigError, match="1 held-out scenes were scored for one version only"):
         champion_gate(report(), report(scenes=9))
+
+
+def with_scores(base: FieldReport, scenes: int, **scores: float | None) -> FieldReport:
+    """The report, the model's scores in the first scenes replaced; None takes them away."""
+    rows = []
+    for number, row in enumerate(base.scenes):
+        model = dict(row.scores["model"])
+        if number < scenes:
+            model |= {name.replace("_", "/"): x for name, x in scores.items() if x is not None}
+            for name in (n.replace("_", "/") for n, x in scores.items() if x is None):
+                del model[name]
+        rows.append(replace(row, scores={**row.scores, "model": model}))
+    return summarise(rows, {}, base.space, base.seed)
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])
+def test_a_score_that_is_no_number_passes_nothing(score: float) -> None:
+    good, before = report(), report(knows=0.9)
+    for metric in ("geo_r2", "sem_r2"):
+        odd = with_scores(good, 1, **{metric: score})
+        for verdict in (field_gate(odd), champion_gate(odd, before), champion_gate(good, odd)):
+            assert not verdict.passed and "1 scores are not finite" in verdict.reason
+    assert "the champion: 1 scores" in champion_gate(good, odd).reason
+
+
+def test_scenes_without_the_score_do_not_count() -> None:
+    good, before = report(scenes=10), report(scenes=10, knows=0.9)
+    two, three = (with_scores(good, n, geo_r2=None) for n in (2, 3))
+    assert field_gate(two).passed and champion_gate(two, before).passed
+    for verdict in (field_gate(three), champion_gate(three, before)):
+        assert not verdict.passed and "at least 8 are needed" in verdict.reason
+        assert "7 held-out scenes (3 more have no geometric R2)" in verdict.reason
+    assert "(2 more have no geometric R2)" in champion_gate(two, before).reason
+    assert champion_gate(two, before).scenes == 8
+    few = champion_gate(with_scores(good, 3, sem_r2=None), before)
+    assert not few.passed and "(3 more have no semantic R2), at least 8" in few.reason

@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from flows import evaluation, scores
+from flows import evaluation, judge_stages, scores
 from flows.evaluation import OtherTargetsError
 from flows.settings import Settings
 from spa3r.errors import ShardError
 from spa3r.hub import Spa3REncoder
 from spa3r.recipes import catalogue
+from spa3r.train import registry, tracking
 from tests.box_rooms import BoxRooms
+from tests.registered import field_report
 from tests.untrained import save_untrained
 
 RECIPE = catalogue.get("debug")
@@ -77,3 +79,20 @@ def test_images_of_another_size_are_refused(settings: Settings, tmp_path: Path) 
     wide = replace(RECIPE, ingest=replace(RECIPE.ingest, width=RECIPE.ingest.width * 2))
     with pytest.raises(OtherTargetsError, match=r"images of width 448 .*, the encoder 224"):
         evaluation.space_of(settings, "rooms", wide, encoder)
+
+
+def test_a_student_without_geometric_features_has_no_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = field_report(0.2, scenes=2, sem=0.4)
+    mean = {**whole.mean, "model": {"sem/r2": 0.4}}
+    found: Any = SimpleNamespace(field=replace(whole, mean=mean), encoder_hash="e", summary="s")
+    monkeypatch.setenv("SPA3R_HOME", str(tmp_path))
+    monkeypatch.setattr(scores, "evaluate_once", lambda *_: (found, tmp_path, False))
+    monkeypatch.setattr(scores, "report_name", lambda *_: "report")
+    monkeypatch.setattr(evaluation, "report_of", lambda *_: None)
+    monkeypatch.setattr(tracking, "connect", lambda _: None)
+    monkeypatch.setattr(registry, "find_by_hash", lambda *_: None)
+    result = judge_stages.evaluate("encoder", recipe="debug")
+    assert "no geometric features on 2 held-out scenes; gate not passed" in result.line
+    assert "nan" not in result.line and result.facts["geometric R2"] == "none"

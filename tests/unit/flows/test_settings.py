@@ -112,6 +112,22 @@ def test_other_settings_lie_in_other_folders() -> None:
     assert found.shards("scannet", base.ingest) != found.shards("rooms", base.ingest)
 
 
+@pytest.mark.parametrize(
+    ("source", "train"), [("online", True), ("hybrid", True), ("cached", False)]
+)
+def test_statistics_of_fewer_clips_lie_in_another_folder(source: str, train: bool) -> None:
+    """Where a draw gives the statistics; held-out targets are whole."""
+    found = Settings.from_environment()
+
+    def folders(count: int) -> list[str]:
+        overrides = {"data.source": source, "data.statistics_clips": count}
+        recipe = catalogue.get("debug", overrides)
+        return [found.targets("rooms", recipe, split) for split in ("train", "val")]
+
+    pairs = zip(folders(256), folders(64), strict=True)
+    assert [a != b for a, b in pairs] == [train, False]
+
+
 def test_prepare_environment_sends_nothing_and_respects_the_user(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

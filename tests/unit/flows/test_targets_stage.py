@@ -8,6 +8,7 @@ import pytest
 
 from flows import data_stages
 from preprocessing import pack, targets
+from preprocessing.pack import PackManifest
 from preprocessing.targets import TargetManifest
 
 
@@ -20,8 +21,13 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, di
         calls.append((out, options))
         return TargetManifest(
             folder=out, target_hash="h", data_hash="d", stored=options["stored"], scenes=2,
-            clips=8, bytes=1, dropped={}, failures={"bad": "why"}, reused=0,
+            clips=8, bytes=1, dropped={}, failures={"bad": "why"}, reused=2,
         )  # fmt: skip
+
+    def cut(folder: str, out: str, **how: Any) -> PackManifest:
+        calls.append((out, {"of": folder, **how}))
+        reused = len([packed for packed, options in calls if "of" in options]) - 1
+        return PackManifest(folder=out, pack_hash="p", shards=1, clips=8, bytes=1, reused=reused)
 
     monkeypatch.setenv("SPA3R_HOME", str(tmp_path))
     monkeypatch.setenv("SPA3R_WORKERS", "3")
@@ -29,9 +35,7 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, di
     monkeypatch.setattr(data_stages, "require_shards", lambda *_: "frames")
     monkeypatch.setattr("spa3r.data.shards.FrameTable", SimpleNamespace)
     monkeypatch.setattr(targets, "write_targets", write)
-    monkeypatch.setattr(
-        pack, "pack_targets", lambda folder, out, **how: calls.append((out, {"of": folder, **how}))
-    )
+    monkeypatch.setattr(pack, "pack_targets", cut)
     monkeypatch.setattr("spa3r.data.shards.FrameTable", lambda folder: folder)
     return calls
 
@@ -50,11 +54,16 @@ def test_the_training_split_stores_what_its_source_needs(
     for options in (train, val):
         assert options["ray"] and options["workers"] == 3 and options["device"] == "cuda"
         assert options["statistics_clips"] == 7
-    assert result.facts["scenes that failed"] == 2 and result.line.startswith("8 clips of 2 scenes")
+    assert result.facts["scenes that failed"] == 2 and "packed" not in result.facts
+    assert result.line.startswith("re-used: 8 clips of 2 scenes")
 
 
 def test_packed_targets_are_packed(asked: list[tuple[str, dict[str, Any]]]) -> None:
-    data_stages.targets(recipe="tiny", overrides={"data.source": "packed"})
-    (train, options), _, (packed, of) = asked
+    first, again = (
+        data_stages.targets(recipe="tiny", overrides={"data.source": "packed"}) for _ in range(2)
+    )
+    (train, options), (_, held_out), (packed, of) = asked[:3]
     assert options["device"] == "cpu" and not options["ray"], "rgbd needs no GPU"
     assert packed == f"{train}-packed" and of == {"of": train, "workers": 3}
+    assert options["packed"] == packed == first.facts["packed"] and held_out["packed"] == ""
+    assert not first.reused and again.reused, "its shards were written the first time"
