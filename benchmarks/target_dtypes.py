@@ -2,9 +2,10 @@
 
 Usage: python -m benchmarks.target_dtypes [--json FILE] [--date DATE]
 
-VGGT's and DINOv3's weights cannot be had here, so the tokens are drawn, plain and with a few
-channels fifty times as large as the rest, as large networks have them; and made by `rgbd` from a
-generated room. With one scale a token, or one a channel, int8 is measured for comparison.
+VGGT's and DINOv3's weights cannot be had here, so the tokens are drawn: plain; with a few channels
+fifty times as large as the rest; and with the massive activations of vision transformers, one
+channel of a few tokens thousands of times as large. Others are made by `rgbd` from a generated
+room. With one scale a token, or one a channel, int8 is measured for comparison.
 
 Legend: M tokens, D width.
 """
@@ -39,16 +40,23 @@ FACTOR: Final = 50.0
 LONG_EACH: Final = 100
 LONG_FACTOR: Final = 20.0
 """Of tokens that are longer than the rest: one in so many, by so much."""
+MASSIVE: Final = 2
+"""Tokens of which one channel is MASSIVE_FACTOR times the rest."""
+MASSIVE_FACTOR: Final = 3000.0
 NUMBERS: Final = {
     "rms": "RMS of the error by RMS of the tokens",
-    "ordinary": "the same, in the ordinary channels",
+    "ordinary": "the same, in the ordinary channels (of ordinary tokens)",
     "large": "the same, in the large channels",
+    "channel": "the same, in the massive tokens' large channel, of the other tokens",
+    "massive": "the same, in the massive tokens' other channels",
     "token": "median error of a token by its norm",
     "worst_token": "largest error of a token by its norm",
     "cosine": "1 - mean cosine of token and stored token",
     "bytes": "bytes a token, scales included",
 }
 
+Parts = Mapping[str, Tensor]
+"""Names of NUMBERS -> which values they are of: bool, broadcast to (M, D)."""
 Stored = Callable[[Tensor], tuple[Tensor, int]]
 """Tokens (M, D) -> what is read back of them, in float32, and the bytes they took."""
 
@@ -83,14 +91,14 @@ SIDES: Final[dict[str, Stored]] = {
 }
 
 
-def errors(tokens_MD: Tensor, store: Stored, is_large_D: Tensor) -> dict[str, float]:
-    """The NUMBERS of one way to store tokens; "large" only where there are such channels."""
+def errors(tokens_MD: Tensor, store: Stored, parts: Parts) -> dict[str, float]:
+    """The NUMBERS of one way to store tokens."""
     read_MD, size = store(tokens_MD)
     error_MD = read_MD - tokens_MD
     found = {"rms": _share(error_MD, tokens_MD)}
-    if is_large_D.any():
-        found["ordinary"] = _share(error_MD[:, ~is_large_D], tokens_MD[:, ~is_large_D])
-        found["large"] = _share(error_MD[:, is_large_D], tokens_MD[:, is_large_D])
+    for name, chosen in parts.items():
+        chosen_MD = chosen.expand_as(tokens_MD)
+        found[name] = _share(error_MD[chosen_MD], tokens_MD[chosen_MD])
     cosine_M = torch.cosine_similarity(read_MD.double(), tokens_MD.double())
     of_token_M = error_MD.norm(dim=1) / tokens_MD.norm(dim=1)
     found["token"], found["worst_token"] = float(of_token_M.median()), float(of_token_M.max())
@@ -103,8 +111,8 @@ def _share(error: Tensor, tokens: Tensor) -> float:
     return float((error.double().square().mean() / tokens.double().square().mean()).sqrt())
 
 
-def drawn_tokens(*, large: bool, long: bool = False) -> tuple[Tensor, Tensor]:
-    """Normal tokens (M, D), some of them of great norm, and which channels (D,) are large."""
+def drawn_tokens(*, large: bool, long: bool = False) -> tuple[Tensor, Parts]:
+    """Normal tokens (M, D), some of them of great norm, and which channels are large."""
     generator = torch.Generator().manual_seed(0)
     tokens_MD = torch.randn(TOKENS, WIDTH, generator=generator)
     is_large_D = torch.zeros(WIDTH, dtype=torch.bool)
@@ -113,10 +121,26 @@ def drawn_tokens(*, large: bool, long: bool = False) -> tuple[Tensor, Tensor]:
         tokens_MD[:, is_large_D] *= FACTOR
     if long:
         tokens_MD[::LONG_EACH] *= LONG_FACTOR
-    return tokens_MD, is_large_D
+    return tokens_MD, {"ordinary": ~is_large_D, "large": is_large_D} if large else {}
 
 
-def room_tokens() -> tuple[Tensor, Tensor]:
+def massive_tokens(count: int = TOKENS, width: int = WIDTH) -> tuple[Tensor, Parts]:
+    """Normal tokens (M, D), in MASSIVE of which one channel is as vision transformers have it."""
+    generator = torch.Generator().manual_seed(0)
+    tokens_MD = torch.randn(count, width, generator=generator)
+    is_massive_M1 = torch.zeros(count, 1, dtype=torch.bool)
+    is_massive_M1[torch.randperm(count, generator=generator)[:MASSIVE]] = True
+    is_large_D = torch.zeros(width, dtype=torch.bool)
+    is_large_D[int(torch.randint(width, (), generator=generator))] = True
+    tokens_MD[is_massive_M1 & is_large_D] = MASSIVE_FACTOR
+    return tokens_MD, {
+        "ordinary": ~is_massive_M1 & ~is_large_D,
+        "channel": ~is_massive_M1 & is_large_D,
+        "massive": is_massive_M1 & ~is_large_D,
+    }
+
+
+def room_tokens() -> tuple[Tensor, Parts]:
     """What `rgbd` says of a clip of a generated room: tokens (M, D) of its valid patches."""
     spec = TeacherSpec(geometric="rgbd", semantic="none", cameras="dataset", width=WIDTH)
     with tempfile.TemporaryDirectory() as name:
@@ -132,22 +156,24 @@ def room_tokens() -> tuple[Tensor, Tensor]:
         teacher = RgbdTeacher(spec)
         answers = TeacherAnswers(table, spec, teacher, None)
         targets = teacher(answers.look(clip).views)
-    return targets.tokens_BVND[targets.valid_BVN], torch.zeros(WIDTH, dtype=torch.bool)
+    return targets.tokens_BVND[targets.valid_BVN], {}
 
 
 def measure() -> dict[str, dict[str, dict[str, float]]]:
     """Numbers by tokens and by way to store them."""
     large = f"{LARGE} of {WIDTH} channels {FACTOR:g} times the rest"
     long = f"one token in {LONG_EACH} {LONG_FACTOR:g} times the rest"
+    massive = f"one channel of {MASSIVE} of {TOKENS} tokens {MASSIVE_FACTOR:g} times the rest"
     kinds = {
         "normal tokens": drawn_tokens(large=False),
         f"normal tokens, {large}": drawn_tokens(large=True),
         f"normal tokens, {large}, {long}": drawn_tokens(large=True, long=True),
+        f"normal tokens, {massive}": massive_tokens(),
         "tokens of `rgbd` in a generated room": room_tokens(),
     }
     return {
-        kind: {side: errors(tokens_MD, store, is_large_D) for side, store in SIDES.items()}
-        for kind, (tokens_MD, is_large_D) in kinds.items()
+        kind: {side: errors(tokens_MD, store, parts) for side, store in SIDES.items()}
+        for kind, (tokens_MD, parts) in kinds.items()
     }
 
 
@@ -156,7 +182,9 @@ def page(result: Mapping[str, Any]) -> str:
     lines = ["# Dtypes of stored tokens", "", "The error that each way to store teacher tokens"
              f" makes, against float32, on a clip of {TOKENS} tokens of width {WIDTH} (`rgbd`: of"
              " the room's valid patches). Nothing is timed. VGGT's and DINOv3's weights cannot be"
-             " had here; tokens of theirs may differ.", ""]  # fmt: skip
+             " had here; tokens of theirs may differ. Large values of all tokens in a channel cost"
+             " int8 nothing elsewhere; those of a few tokens cost that channel and those tokens"
+             " their precision.", ""]  # fmt: skip
     lines += [f"- `{name}`: {what}" for name, what in NUMBERS.items()]
     for kind, sides in result["errors"].items():
         names = [name for name in NUMBERS if name in sides["int8"]]

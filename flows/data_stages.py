@@ -74,24 +74,26 @@ def targets(
             split: write_targets(
                 table, settings.targets(dataset, plan, split), clips=clips, split=split,
                 stored=stored, statistics_clips=plan.data.statistics_clips, teacher=plan.teacher,
-                workers=settings.workers, device=teacher_device(settings, plan), ray=ray,
+                packed=packed_folder(settings, dataset, plan, split), workers=settings.workers,
+                device=teacher_device(settings, plan), ray=ray,
             )
             for split, clips, stored in target_splits(plan)
         }  # fmt: skip
         reused = all(found.reused == found.scenes for found in written.values())
-        if plan.data.source == "packed":
+        places = {"targets": written["train"].folder, "held-out targets": written["val"].folder}
+        if packed := packed_folder(settings, dataset, plan, "train"):
             from preprocessing.pack import pack_targets
 
-            packed = settings.packed(dataset, plan)
-            pack_targets(written["train"].folder, packed, workers=settings.workers)
+            cut = pack_targets(written["train"].folder, packed, workers=settings.workers)
+            reused = reused and cut.reused == cut.shards
+            places["packed"] = packed
         outcome["reused"] = reused
     train, val = written["train"], written["val"]
     done = (
         f"{train.clips} clips of {train.scenes} scenes, {val.clips} held-out clips of {val.scenes}"
         f" scenes, teacher {plan.teacher.geometric} in {train.folder}"
     )
-    facts = {"targets": train.folder, "held-out targets": val.folder,
-             "clips": train.clips, "held-out clips": val.clips,
+    facts = {**places, "clips": train.clips, "held-out clips": val.clips,
              "scenes that failed": len(train.failures) + len(val.failures),
              "target hash": train.target_hash}  # fmt: skip
     return StageResult(stage="targets", line=say(done, reused=reused), facts=facts, reused=reused)
@@ -100,6 +102,12 @@ def targets(
 def target_splits(plan: Recipe) -> tuple[tuple[str, ClipSpec, Stored], ...]:
     """Of each split its name, how its clips are drawn, and what is stored of them."""
     return (("train", plan.clips, plan.data.stored), ("val", plan.eval_clips, "clips"))
+
+
+def packed_folder(settings: Settings, dataset: str, plan: Recipe, split: str) -> str:
+    """Where a split's sequential shards will lie; "" where there will be none."""
+    wanted = split == "train" and plan.data.source == "packed"
+    return settings.packed(dataset, plan) if wanted else ""
 
 
 def teacher_device(settings: Settings, plan: Recipe) -> str:

@@ -15,7 +15,7 @@ def pack(
     *, dataset: str = "rooms", recipe: str = "tiny", overrides: Overrides = None
 ) -> StageResult:
     """Sequential shards of the training targets; the stage `targets` does it too, for a recipe
-    whose source is `packed`."""
+    whose source is `packed`. A poisoned clip ends it, whatever `data.poisoned` says."""
     from preprocessing.pack import pack_targets
 
     settings, plan = Settings.from_environment(), catalogue.get(recipe, overrides)

@@ -112,9 +112,10 @@ class Settings:
         """Target shards of one dataset and split."""
         train = split == "train"
         clips = recipe.clips if train else recipe.eval_clips
-        made_with = config_hash(
-            recipe.ingest, clips, recipe.teacher, recipe.data.stored if train else "clips"
-        )[:8]
+        what: str | list[str | int] = recipe.data.stored if train else "clips"
+        if what != "clips":  # then a draw gives the statistics
+            what = [recipe.data.stored, recipe.data.statistics_clips]
+        made_with = config_hash(recipe.ingest, clips, recipe.teacher, what)[:8]
         return storage.join(self.targets_root, f"{_name(dataset)}-{split}-{made_with}")
 
     def packed(self, dataset: str, recipe: Recipe) -> str:

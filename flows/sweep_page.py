@@ -1,6 +1,6 @@
 """The comparison page of a sweep, from what its recipes left behind."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -79,7 +79,7 @@ def draw(
         dataset=sweep.dataset,
         lines=tuple(lines),
         target_hash=hashes.get(sweep.first, ""),
-        remarks=_remarks(sweep, rows),
+        remarks=(*_remarks(sweep, rows), *_dropped(settings, sweep, done)),
         command=sweep.command,
     )
     return _write(settings, sweep, comparison)
@@ -135,6 +135,21 @@ def _remarks(sweep: Sweep, rows: Mapping[str, Row]) -> tuple[str, ...]:
     if any(table_of(name) == 4 for name in sweep.plans):
         remarks.append(TABLE_4_ASSUMED)
     return tuple(remarks)
+
+
+def _dropped(settings: Settings, sweep: Sweep, done: Iterable[str]) -> Iterator[str]:
+    """A remark for each recipe whose run left clips out (data.poisoned=drop)."""
+    from spa3r.train.dropped import DROPPED
+    from spa3r.train.metrics import METRICS, read_lines
+
+    for name in done:
+        run = settings.run(sweep.dataset, sweep.plans[name])
+        lines = read_lines(run / METRICS)
+        if lines and (dropped := lines[-1].get("dropped_clips")):
+            yield (
+                f"{name} was trained on less than its settings say: clips that were damaged or not"
+                f" finite were left out {dropped} times ({run / DROPPED})."
+            )
 
 
 def _training_seconds(settings: Settings, dataset: str, recipe: Recipe) -> float | None:

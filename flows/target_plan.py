@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from flows.data_stages import require_shards, target_splits, teacher_device
+from flows.data_stages import packed_folder, require_shards, target_splits, teacher_device
 from flows.settings import Settings
 from spa3r.config import TeacherSpec
 from spa3r.recipes import catalogue
@@ -26,7 +26,7 @@ def dry_run(
         estimate_targets(
             table, settings.targets(dataset, plan, split), clips=clips, teacher=plan.teacher,
             split=split, stored=stored, statistics_clips=plan.data.statistics_clips,
-            packed=split == "train" and plan.data.source == "packed",
+            packed=packed_folder(settings, dataset, plan, split),
         )
         for split, clips, stored in target_splits(plan)
     ]  # fmt: skip

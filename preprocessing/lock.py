@@ -1,9 +1,10 @@
 """One ingest at a time writes into a folder: a second one is refused, not mixed in.
 
 A local lock is the system's (spa3r/lock.py); S3's is in object_lock.py. Other file systems have no
-lock.
+lock, and the log says so.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,8 @@ from preprocessing.object_lock import locked_object
 from spa3r.errors import ShardError
 from spa3r.lock import locked_folder
 from spa3r.storage import filesystem, is_local
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -29,4 +32,5 @@ def output_lock(out: str) -> Iterator[None]:
         with locked_object(fs, path, out):
             yield
     else:
+        log.warning("%s: its storage knows no locks; let one process at a time write there", out)
         yield

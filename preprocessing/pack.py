@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any, Final
 
 import numpy as np
@@ -36,6 +37,7 @@ from spa3r.data.targets import (
     num_bytes,
     packed_layout,
 )
+from spa3r.errors import DamageError
 from spa3r.plain import config_hash
 from spa3r.progress import meter
 
@@ -75,7 +77,9 @@ def pack_targets(
 ) -> PackManifest:
     """Copies the clips of a folder of targets into sequential shards.
 
-    Shards that were finished before, of the same targets, are left alone.
+    Shards that were finished before, of the same targets, are left alone. No clip is left out: one
+    that is damaged or not finite ends it, whatever data.poisoned says, and the tables of an earlier
+    packing stay until the first new shard has all of its clips.
 
     Args:
         targets: what `spa3r targets` wrote, whole clips (DataConfig.stored).
@@ -140,15 +144,14 @@ def _write_units(source: CachedTargets, out: str, units: Sequence[_Unit], worker
     waiting = [unit for unit in units if not shards.is_complete(out, unit.name, unit.spec_hash)]
     planned = {unit.name for unit in units}
     stale = [name for name in storage.list_names(out) if _unit_of(name) not in {"", *planned}]
-    if waiting or stale:
-        # The tables point into shards that are about to change.
-        for name in (MANIFEST_FILE, CLIP_TABLE, STATS_FILE, *stale):
-            shards.discard(storage.join(out, name))
+    former = _Former(out, (MANIFEST_FILE, CLIP_TABLE, STATS_FILE, *stale))
+    if stale and not waiting:
+        former.discard()
     with (
         meter("pack", len(units), "shards", done=len(units) - len(waiting)) as progress,
         ThreadPoolExecutor(workers) as pool,
     ):
-        futures = [pool.submit(_write_unit, source, out, unit) for unit in waiting]
+        futures = [pool.submit(_write_unit, source, out, unit, former) for unit in waiting]
         try:
             for future in as_completed(futures):
                 progress.advance(note=future.result())
@@ -157,20 +160,41 @@ def _write_units(source: CachedTargets, out: str, units: Sequence[_Unit], worker
     return len(units) - len(waiting)
 
 
+class _Former:
+    """Files of an earlier packing that new shards contradict. The threads share it."""
+
+    def __init__(self, out: str, names: Sequence[str]) -> None:
+        self._urls = [storage.join(out, name) for name in names]
+        self._lock = Lock()
+
+    def discard(self) -> None:
+        """Deletes them, the manifest first; the second time there is nothing to do."""
+        with self._lock:
+            while self._urls:
+                shards.discard(self._urls[0])
+                del self._urls[0]
+
+
 def _unit_of(name: str) -> str:
     """The shard that a file of this name belongs to; "" if to none."""
     match = _UNIT.match(name)
     return match.group() if match else ""
 
 
-def _write_unit(source: CachedTargets, out: str, unit: _Unit) -> str:
+def _write_unit(source: CachedTargets, out: str, unit: _Unit, former: _Former) -> str:
     """A shard, its index and, last, its sidecar; returns its name."""
-    shards.discard(shards.sidecar_url(out, unit.name))
     tar, table = f"{unit.name}.tar", f"{unit.name}.{CLIP_TABLE}"
     splits = str(source.manifest.get("split", ""))
     rows = {clip.id: _row(clip, source.grid_hw(clip), splits) for clip in unit.clips}
+
+    def samples() -> Iterator[tuple[str, dict[str, bytes]]]:
+        yield from _samples(source, unit, rows)
+        # All was read: the shard appears when this returns.
+        former.discard()
+        shards.discard(shards.sidecar_url(out, unit.name))
+
     # One key in one tar: a clip's id is its WebDataset key but for dots.
-    index = shards.write_tar(storage.join(out, tar), _samples(source, unit, rows))
+    index = shards.write_tar(storage.join(out, tar), samples())
     payloads = [entry for entry in index.entries if entry.part == schema.CLIP_PART]
     found = [
         rows[clip.id] | {"shard": tar, "offset": entry.offset, "size": entry.size}
@@ -189,7 +213,13 @@ def _samples(
     source: CachedTargets, unit: _Unit, rows: dict[str, dict[str, Any]]
 ) -> Iterator[tuple[str, dict[str, bytes]]]:
     for clip in unit.clips:
-        tensors = {name: x.contiguous() for name, x in source.read_stored(clip).items()}
+        try:
+            stored = source.read_stored(clip)
+        except DamageError as error:
+            raise DamageError(
+                f"{error}, then pack again: packing leaves no clip out, data.poisoned=drop or not"
+            ) from error
+        tensors = {name: x.contiguous() for name, x in stored.items()}
         meta = json.dumps(rows[clip.id], sort_keys=True, allow_nan=False).encode()
         yield clip.id, {
             schema.CLIP_PART: safetensors.torch.save(tensors), schema.CLIP_META_PART: meta

@@ -119,13 +119,13 @@ def running_ray(workers: int, *, gpus: bool = False) -> Iterator[None]:
         gpus: whether it has this machine's GPUs.
 
     Raises:
-        ServiceError: nothing answers at RAY_ADDRESS.
+        ServiceError: nothing answers at RAY_ADDRESS, or a Ray started here has no GPU to give.
     """
     if ray.is_initialized():
         yield
         return
-    _start(workers, gpus=gpus)
     try:
+        _start(workers, gpus=gpus)
         yield
     finally:
         ray.shutdown()
@@ -148,6 +148,11 @@ def _start(workers: int, *, gpus: bool = False) -> None:
             include_dashboard=False,
             _node_ip_address="127.0.0.1",
         )
+        if gpus and ray.cluster_resources().get("GPU", 0) < 1:
+            raise ServiceError(
+                "Ray, started here, finds no GPU on this machine and teachers need one; compute on"
+                " its CPUs (SPA3R_GPU=0), or name a cluster with GPUs in RAY_ADDRESS"
+            )
         return
     _require_answer(address)
     ray.init(**common)
@@ -172,6 +177,6 @@ def _warn_of_small_nodes(*, gpus: bool) -> None:
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if gpus:
         if not any(n.get("GPU", 0) >= 1 for n in nodes):
-            log.warning("no Ray node has a GPU; waiting for one")
+            log.warning("waiting for a GPU: no Ray node has one")
     elif not any(n.get("CPU", 0) >= 1 and n.get("memory", 0) >= TASK_BYTES for n in nodes):
         log.warning("no Ray node has a CPU and %.0f GiB; waiting for one", TASK_BYTES / 2**30)

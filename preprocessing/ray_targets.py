@@ -32,6 +32,8 @@ from spa3r.errors import ServiceError, ShardError, Spa3RError, TeacherError
 log = logging.getLogger(__name__)
 
 _LOST: Final = (*LOST, RayActorError)
+_PATIENCE_SECONDS: Final = 30.0
+"""How often it is said that no worker has its teachers yet."""
 _DIED: Final = "its worker died {} times (out of memory?); give it more memory, or leave it out"
 
 
@@ -47,7 +49,8 @@ def ray_crew(folder: str, spec: TeacherSpec, *, device: str, workers: int) -> It
         workers: CPUs of a Ray that is started here.
 
     Raises:
-        ServiceError: nothing answers at RAY_ADDRESS, or no actor stays alive.
+        ServiceError: nothing answers at RAY_ADDRESS, a Ray started here has no GPU for them, or no
+            actor stays alive.
         TeacherError, WeightsError, ConfigError: the teachers cannot be had.
     """
     with running_ray(workers, gpus=device != "cpu"):
@@ -71,6 +74,11 @@ class RayCrew:
         """By the answer that is waited for; None: the teachers are being loaded."""
         self._idle: list[Any] = []
         self._lost_starts = 0
+
+    @property
+    def at_once(self) -> int:
+        """See Crew."""
+        return max(1, int(ray.cluster_resources().get(self._resource, 0)))
 
     def start(self) -> None:
         """Returns when one actor has its teachers. Raises as `ray_crew`."""
@@ -117,7 +125,7 @@ class RayCrew:
 
     def _next_end(self) -> tuple[SceneJob | None, Outcome | None]:
         """Waits until a scene or a loading ends. (scene, None): its actor was lost."""
-        (answer,), _ = ray.wait(list(self._running), num_returns=1)
+        answer = self._next_answer()
         actor, job = self._running.pop(answer)
         try:
             said = ray.get(answer)
@@ -134,6 +142,26 @@ class RayCrew:
             self._agree(said)
             return None, None
         return job, said
+
+    def _next_answer(self) -> ray.ObjectRef:
+        """Of those that are waited for, one that is there."""
+        while True:
+            ready, _ = ray.wait(list(self._running), num_returns=1, timeout=_PATIENCE_SECONDS)
+            if ready:
+                return ready[0]
+            self._say_what_lacks()
+
+    def _say_what_lacks(self) -> None:
+        """Ray itself waits in silence for a node that can take an actor."""
+        if not any(job for _, job in self._running.values()):
+            have, free = (
+                asked().get(self._resource, 0)
+                for asked in (ray.cluster_resources, ray.available_resources)
+            )
+            log.warning(
+                "waiting for a %s with its teachers loaded: the Ray cluster has %g, %g are free",
+                self._resource, have, free,
+            )  # fmt: skip
 
     def _lost(self, job: SceneJob | None, why: str) -> None:
         if job is not None:

@@ -49,6 +49,8 @@ class SceneJob:
     stored: Stored
     spec_hash: str
     """Of all that decides the scene's files."""
+    plan_hash: str
+    """Of what of that is known without the teachers: shard, clips, what is stored of them."""
     clips: tuple[Clip, ...]
     measured: tuple[Clip, ...]
     """Those whose tokens enter the statistics."""

@@ -49,6 +49,11 @@ class Crew(Protocol):
 
     facts: TeacherFacts
 
+    @property
+    def at_once(self) -> int:
+        """Scenes in progress at a time, at most."""
+        ...
+
     def write(self, jobs: Sequence[SceneJob]) -> Iterator[Outcome]:
         """Scenes as they end. Raises ShardError: out cannot be written; finished ones are kept."""
         ...
@@ -106,11 +111,11 @@ class LocalCrew:
         """Raises ConfigError: a teacher of a kind that the spec does not have."""
         self.facts = facts_of(teachers)
         self._answers = TeacherAnswers(table, spec, *teachers, device=device)
-        self._workers = workers
+        self.at_once = workers
 
     def write(self, jobs: Sequence[SceneJob]) -> Iterator[Outcome]:
         """See Crew."""
-        workers = min(self._workers, len(jobs))
+        workers = min(self.at_once, len(jobs))
         if workers <= 1:
             return (attempt(self._answers, job) for job in jobs)
         return _in_processes(self._answers.table.folder, self._answers.spec, jobs, workers)

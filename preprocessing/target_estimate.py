@@ -1,7 +1,8 @@
 """What writing targets would do, without doing it: clips, bytes and GPU-hours. Writes nothing.
 
 Clips are drawn as they would be, bytes follow from shapes. What is done already is judged by
-sidecars: whether the teachers' weights are still the same is only known where they are loaded.
+sidecars, which know the frame shard and the clips: whether the teachers' weights are still the same
+is only known where they are loaded.
 """
 
 import time
@@ -17,7 +18,7 @@ from preprocessing.shards import Snapshot
 from preprocessing.space import free_bytes
 from preprocessing.target_answers import SceneJob, Stored, frames_of
 from preprocessing.target_crews import build_teachers
-from preprocessing.target_sizes import packed_bytes, scene_bytes
+from preprocessing.target_sizes import packed_bytes, packed_left, scene_bytes
 from preprocessing.targets import measured, plan_jobs
 from spa3r.config import ClipSpec, TeacherSpec
 from spa3r.data.answers import TeacherAnswers, frame_keys, frame_widths, grid_of
@@ -52,6 +53,7 @@ class SplitEstimate:
     bytes: dict[str, int]
     """Of all scenes, by kind of file."""
     bytes_left: int
+    """Of packed shards too."""
     asked: dict[Size, int]
     """Clips by size."""
     asked_frames: int
@@ -79,12 +81,12 @@ def estimate_targets(
     split: str,
     stored: Stored,
     statistics_clips: int,
-    packed: bool = False,
+    packed: str = "",
 ) -> SplitEstimate:
     """What `write_targets` would have to do with the same arguments.
 
     Args:
-        packed: its targets are copied into sequential shards too.
+        packed: folder of sequential shards that its targets are copied into; "": they are not.
 
     Raises:
         SceneError: no scene of the split is long enough for a clip. ShardError: out does not
@@ -99,9 +101,13 @@ def estimate_targets(
     left = [job for job in jobs if job.scene not in done]
     grids = {job.scene: grid_of(table, job.clips[0], teacher.patch_size) for job in jobs}
     sizes = {job.scene: scene_bytes(job, grids[job.scene], teacher) for job in jobs}
+    bytes_left = sum(sum(sizes[job.scene].values()) for job in left)
     if packed:
         for job in jobs:
             sizes[job.scene]["packed"] = packed_bytes(job, grids[job.scene], teacher)
+        # Where each clip lies depends on all scenes: with one that is new, all are packed again.
+        every_one = sum(found["packed"] for found in sizes.values())
+        bytes_left += every_one if left else packed_left(jobs, table, teacher, packed)
     asked = Counter(_size(clip, grids[job.scene]) for job in left for clip in job.measured)
     of_frames = [job.clips if job.keeps_frames else job.measured for job in left]
     every = [clip for job in jobs for clip in job.clips]
@@ -113,7 +119,7 @@ def estimate_targets(
         views=sum(clip.num_views for clip in every), dropped=len(dropped), done_scenes=len(done),
         done_clips=sum(len(job.clips) for job in jobs if job.scene in done),
         bytes={kind: count for kind, count in by_kind.items() if count},
-        bytes_left=sum(sum(sizes[job.scene].values()) for job in left), asked=dict(asked),
+        bytes_left=bytes_left, asked=dict(asked),
         asked_frames=bool(frame_widths(teacher)) * sum(len(frames_of(one)) for one in of_frames),
         free=free_bytes(out),
     )  # fmt: skip
@@ -157,10 +163,12 @@ def describe_targets(
     views = sum(n * (size[0] + size[1]) for split in found for size, n in split.asked.items())
     frames = sum(split.asked_frames for split in found)
     if not views and not frames:
-        lines.append(("time", "none: all is done"))
+        packing = any(one.bytes_left and one.done_scenes == one.scenes for one in found)
+        said = "none of the teachers; packing is left" if packing else "none: all is done"
+        lines.append(("time", said))
     elif flops is not None:
         hours = flops / (PEAK_SHARE * PEAK_FLOPS) / 3600
-        at = f"{PEAK_SHARE:.0%} of {PEAK_FLOPS / 1e12:.0f} TFLOP/s (H100, bf16)"
+        at = f"{PEAK_SHARE:.0%} of {PEAK_FLOPS / 1e12:.0f} TFLOP/s (H100, bf16), float32 heads too"
         shown = f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
         lines.append(("time", f"about {shown} GPU-hours: {flops:.2g} FLOPs, assumed at {at}"))
     if isinstance(pace, Pace) and (views or frames):
@@ -192,7 +200,7 @@ def _split_lines(found: SplitEstimate) -> list[tuple[str, str]]:
 
 
 def _done(out: str, jobs: Sequence[SceneJob]) -> frozenset[str]:
-    """Scenes with a whole sidecar of as many clips."""
+    """Scenes with a whole sidecar of the same shard and clips."""
     try:
         snapshot = Snapshot(out)
     except OSError as error:
@@ -201,7 +209,7 @@ def _done(out: str, jobs: Sequence[SceneJob]) -> frozenset[str]:
     return frozenset(
         job.scene
         for job in jobs
-        if (mark := marks[job.scene]) and mark["counts"].get("clips") == len(job.clips)
+        if (mark := marks[job.scene]) and mark["counts"].get("plan_hash") == job.plan_hash
     )
 
 

@@ -40,6 +40,10 @@ class SceneFailedError(Exception):
         self.cause = cause
 
 
+class TeacherCrashError(TeacherError):
+    """A teacher that stopped in the middle (memory, a kernel): another try may end otherwise."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
     """One or a few calls of the teachers."""
@@ -61,6 +65,12 @@ def blaming_the_scene() -> Iterator[None]:
         yield
     except (TeacherError, SceneError, ShardError) as error:
         raise SceneFailedError(error) from error
+    except RuntimeError as error:  # torch.OutOfMemoryError is one
+        said = " ".join(str(error).split())
+        cause = TeacherCrashError(
+            f"{type(error).__name__}: {said}; run again, with more memory if that was lacking"
+        )
+        raise SceneFailedError(cause) from error
 
 
 def make_missing(out: str, parts: Sequence[Part]) -> None:

@@ -66,7 +66,7 @@ def write_scene(answers: TeacherAnswers, job: SceneJob) -> None:
     name = f"{job.scene}.{STATS_FILE}"
     sums = safetensors.torch.save(total_state(states))
     files[name] = publish(storage.join(job.out, name), sums)
-    counts = {"clips": len(job.clips), "frames": stored_frames}
+    counts = {"clips": len(job.clips), "frames": stored_frames, "plan_hash": job.plan_hash}
     shards.write_sidecar(
         job.out, job.scene, stage="targets", spec_hash=job.spec_hash, files=files, counts=counts
     )

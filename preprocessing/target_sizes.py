@@ -6,20 +6,23 @@ sidecars, a few kilobytes a scene, are not counted.
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Final
 
 import safetensors.torch
 import torch
 
+from preprocessing.shards import Snapshot
 from preprocessing.target_answers import SceneJob, clip_row, frames_of
 from preprocessing.target_scene import widths
 from spa3r.config import TeacherSpec
-from spa3r.data.answers import frame_widths
+from spa3r.data.answers import frame_widths, grid_of
 from spa3r.data.clips import Clip
 from spa3r.data.quantise import Layout
+from spa3r.data.shards import FrameTable
 from spa3r.data.targets import clip_layout, frame_layout, num_bytes, packed_layout
+from spa3r.errors import ShardError
 
 _BLOCK: Final = 512  # of a tar: a header, and what payloads are padded to
 _RECORD: Final = 20 * _BLOCK  # what a tar is padded to
@@ -44,6 +47,22 @@ def packed_bytes(job: SceneJob, grid_hw: tuple[int, int], spec: TeacherSpec) -> 
     """Of the same clips in sequential shards, each with its frames' tokens; but for what holds the
     shards together."""
     return sum(num_bytes(packed_layout(clip, grid_hw, spec)) for clip in job.clips)
+
+
+def packed_left(jobs: Sequence[SceneJob], table: FrameTable, spec: TeacherSpec, folder: str) -> int:
+    """Bytes of these scenes in sequential shards, less those of the shards that are finished.
+
+    Raises:
+        ShardError: the folder of the shards does not answer.
+    """
+    grids = (grid_of(table, job.clips[0], spec.patch_size) for job in jobs)
+    total = sum(packed_bytes(job, grid, spec) for job, grid in zip(jobs, grids, strict=True))
+    try:
+        found = Snapshot(folder)
+    except OSError as error:
+        raise ShardError(f"{folder}: does not answer ({error.strerror or error})") from error
+    marks = [mark for unit in found.units if (mark := found.sidecar(unit))]
+    return max(0, total - sum(f["bytes"] for mark in marks for f in mark["files"].values()))
 
 
 def _clip_parts(

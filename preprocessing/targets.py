@@ -18,8 +18,8 @@ from preprocessing.lock import output_lock
 from preprocessing.space import free_bytes
 from preprocessing.target_answers import SceneJob, Stored
 from preprocessing.target_crews import Crew, LocalCrew, Outcome, TeacherFacts, build_teachers
-from preprocessing.target_parts import PARTS_FOLDER, clear_parts
-from preprocessing.target_sizes import scene_bytes
+from preprocessing.target_parts import PARTS_FOLDER, TeacherCrashError, clear_parts
+from preprocessing.target_sizes import packed_left, scene_bytes
 from preprocessing.target_split import discard_tables, measured_clips, merge
 from spa3r import schema, storage
 from spa3r.config import ClipSpec, TeacherSpec
@@ -70,6 +70,7 @@ def write_targets(
     split: str,
     stored: Stored = "clips",
     statistics_clips: int = 256,
+    packed: str = "",
     workers: int = 1,
     device: str = "cpu",
     ray: bool = False,
@@ -87,6 +88,7 @@ def write_targets(
         out: folder or URL of the split's targets.
         stored: "clips" keeps all; "frames" tokens of single frames; "statistics" nothing but that.
         statistics_clips: unless all clips are stored, so many drawn ones give the statistics.
+        packed: folder of the sequential shards that will be made of them, which need room too.
         workers: processes of one thread, but teachers on a GPU or given as objects work in this
             process; CPUs of a Ray that is started here.
         ray: on the cluster of RAY_ADDRESS or a Ray started here: an actor per GPU, or per CPU where
@@ -110,11 +112,12 @@ def write_targets(
                 table, drawn, out, split=split, stored=stored, same=same, device=device,
                 measured=measured(drawn, clips, stored, statistics_clips),
             )  # fmt: skip
-            reused, failures = _write_scenes(crew, jobs, table, teacher)
+            reused, failures = _write_scenes(crew, jobs, table, teacher, packed)
         finished = [job.scene for job in jobs if job.scene not in failures]
         facts = merge(out, finished, teacher, stored) | {"stored": stored, "failures": failures}
         facts |= {"data_hash": table.data_hash, "dropped": dropped}
-        _write_manifest(out, split, clips, teacher, crew.facts, facts)
+        drawn_from = None if stored == "clips" else statistics_clips
+        _write_manifest(out, split, clips, drawn_from, teacher, crew.facts, facts)
         clear_parts(out)
     return TargetManifest(folder=out, reused=reused, **facts)
 
@@ -138,13 +141,15 @@ def _write_manifest(
     out: str,
     split: str,
     clips: ClipSpec,
+    statistics_clips: int | None,
     spec: TeacherSpec,
     teachers: TeacherFacts,
     facts: dict[str, Any],
 ) -> None:
     made_with = {
         "schema": schema.SCHEMA_VERSION, "split": split, "clip_spec": to_dict(clips),
-        "teacher": to_dict(spec), "references": teachers.references,
+        "statistics_clips": statistics_clips, "teacher": to_dict(spec),
+        "references": teachers.references,
     }  # fmt: skip
     shards.write_json(storage.join(out, MANIFEST_FILE), made_with | facts)
 
@@ -170,11 +175,11 @@ def plan_jobs(
     for scene, clips in sorted(drawn.items()):
         ids = [clip.id for clip in clips]  # each holds dataset, frames, partition and mirror
         counted = [clip for clip in clips if clip.id in measured]
-        choice = [stored, [clip.id for clip in counted]]
+        known = [table.shard_hash(scene), ids, [stored, [clip.id for clip in counted]]]
         jobs.append(SceneJob(
             out=out, scene=scene, split=split, stored=stored, clips=tuple(clips),
             measured=tuple(counted), views_per_call=1 if device == "cpu" else VIEWS_PER_CALL,
-            spec_hash=config_hash(*same, table.shard_hash(scene), ids, choice),
+            spec_hash=config_hash(*same, *known), plan_hash=config_hash(*known),
         ))  # fmt: skip
     return jobs
 
@@ -221,7 +226,7 @@ def _crew(
 
 
 def _write_scenes(
-    crew: Crew, jobs: Sequence[SceneJob], table: FrameTable, spec: TeacherSpec
+    crew: Crew, jobs: Sequence[SceneJob], table: FrameTable, spec: TeacherSpec, packed: str
 ) -> tuple[int, dict[str, str]]:
     """Does the jobs that are not done yet; returns how many were, and which were refused before.
 
@@ -239,9 +244,12 @@ def _write_scenes(
     if refused and not done and len(refused) == len(jobs):
         refused = {}  # with nothing to go on with, they are asked again
     waiting = [job for job in jobs if job.scene not in done and job.scene not in refused]
+    of_packed = 0
+    if packed:
+        of_packed = packed_left([j for j in jobs if j.scene not in refused], table, spec, packed)
+    _require_space(out, waiting, table, spec, at_once=crew.at_once, of_packed=of_packed)
     if waiting:
         discard_tables(out)
-        _require_space(out, waiting, table, spec)
     failed: list[Outcome] = []
     with meter("targets", len(jobs), "scenes", done=len(jobs) - len(waiting)) as progress:
         for outcome in crew.write(waiting):
@@ -258,9 +266,19 @@ def _write_scenes(
 
 
 def _require_space(
-    out: str, jobs: Sequence[SceneJob], table: FrameTable, spec: TeacherSpec
+    out: str,
+    jobs: Sequence[SceneJob],
+    table: FrameTable,
+    spec: TeacherSpec,
+    *,
+    at_once: int,
+    of_packed: int,
 ) -> None:
     """A disk that would be full before the end is told of before the teachers begin.
+
+    Args:
+        at_once: scenes in progress, whose parts stay until they are put together.
+        of_packed: bytes of packed shards that are still to be made.
 
     Raises:
         ShardError: too little is free.
@@ -268,23 +286,25 @@ def _require_space(
     free = free_bytes(out)
     if free is None:
         return
-    of_scenes = [
+    of_scenes = sorted(
         sum(scene_bytes(job, grid_of(table, job.clips[0], spec.patch_size), spec).values())
         for job in jobs
-    ]
-    needed = sum(of_scenes) + max(of_scenes)  # parts stay until their scene is put together
+    )
+    needed = sum(of_scenes) + sum(of_scenes[-at_once:]) + of_packed
     if free < needed:
+        copy = " and their packed copy" if of_packed else ""
         raise ShardError(
-            f"{out}: {len(jobs)} scenes need {size(needed)}, {size(free)} are free; free space,"
-            " name another place, or store less (teacher.dtype='int8', clips.clips_per_scene)"
+            f"{out}: {len(jobs)} scenes{copy} need {size(needed)}, {size(free)} are free; free"
+            " space, name another place, or store less (teacher.dtype='int8',"
+            " clips.clips_per_scene)"
         )
 
 
 def _refuse(
     out: str, scene: str, why: Spa3RError, hashes: dict[str, str], table: FrameTable
 ) -> None:
-    """Records what another try would end with too: not what a mended file or storage cures."""
-    if isinstance(why, TeacherError | SceneError):
+    """Records what another try would end with too: not what mended storage or memory cures."""
+    if isinstance(why, TeacherError | SceneError) and not isinstance(why, TeacherCrashError):
         shards.write_refusal(
             out, scene, spec_hash=hashes[scene], signature=table.shard_hash(scene), why=str(why)
         )

@@ -301,8 +301,8 @@ class TrainConfig:
     keep_checkpoints: int = 2
     """The newest ones that are kept."""
     keep_best: int = 1
-    """Those with the best validation that are kept besides; a checkpoint has one only where
-    validate_every falls on its step."""
+    """Those with the best validation that are kept besides. Where validate_every and
+    checkpoint_every fall on different steps, a validation among the best saves too."""
     keep_every: int = 0
     """Keep every checkpoint at a multiple of this many steps too; 0: none."""
     log_every: int = 50

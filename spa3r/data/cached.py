@@ -31,7 +31,7 @@ from spa3r.data.parts import (
 from spa3r.data.quantise import unpack_tokens
 from spa3r.data.reader import Bytes, Range, ShardReader
 from spa3r.data.stored import StoredTargets, range_of, sample_of
-from spa3r.data.targets import CURE, clip_layout, parse_tensors
+from spa3r.data.targets import CURE, REMAKE, clip_layout, parse_tensors
 from spa3r.errors import DamageError, ShardError
 
 _AS_THEY_ARE: Final = (
@@ -114,7 +114,7 @@ class CachedTargets(StoredTargets):
         """Raises DamageError."""
         where, stored = self._stored(clip, grid_hw, found)
         frames = [self._frames.parse(key, found, grid_hw) for key in self._asked(clip)]
-        return Parsed(clip_tensors(stored, self.spec, where), frames)
+        return Parsed(clip_tensors(stored, self.spec, where, REMAKE), frames)
 
     def _stored(
         self, clip: Clip, grid_hw: tuple[int, int], found: Mapping[Range, Bytes | DamageError]
@@ -138,12 +138,17 @@ class CachedTargets(StoredTargets):
         asked = dict.fromkeys([at, *(self._frames.range(key, grid_hw) for key in keys)])
         found = dict(zip(asked, self._reader.read_many(list(asked)), strict=True))
         where, tensors = self._stored(clip, grid_hw, found)
-        check_finite(tensors, where, CURE)
+        check_finite(tensors, where, REMAKE)
         return tensors | stack([self._frames.stored(key, found, grid_hw) for key in keys])
 
 
-def clip_tensors(stored: Mapping[str, Tensor], spec: TeacherSpec, where: str) -> dict[str, Tensor]:
+def clip_tensors(
+    stored: Mapping[str, Tensor], spec: TeacherSpec, where: str, cure: str
+) -> dict[str, Tensor]:
     """A clip's own tensors by the names of spa3r/schema.py, tokens in the loop's dtype.
+
+    Args:
+        where, cure: see check_finite.
 
     Raises:
         DamageError: not finite.
@@ -152,7 +157,7 @@ def clip_tensors(stored: Mapping[str, Tensor], spec: TeacherSpec, where: str) ->
     for name in (schema.GEO_TOKENS, schema.GEO_CONTEXT):
         if name in stored:
             tensors[name] = unpack_tokens(name, stored, spec.dtype)
-    check_finite(tensors, where, CURE)
+    check_finite(tensors, where, cure)
     # A damaged byte that is neither 0 nor 1 must not become a bool that is neither.
     tensors[schema.PATCH_VALID] = tensors[schema.PATCH_VALID].view(torch.uint8) != 0
     return tensors

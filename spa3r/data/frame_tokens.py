@@ -13,7 +13,14 @@ from spa3r.data.parts import check_finite
 from spa3r.data.quantise import unpack_tokens
 from spa3r.data.reader import Bytes, Range
 from spa3r.data.stored import Place, StoredTargets, range_of, read_table, sample_of
-from spa3r.data.targets import CURE, SEMANTIC_COLUMNS, SEMANTIC_TABLE, frame_layout, parse_tensors
+from spa3r.data.targets import (
+    CURE,
+    REMAKE,
+    SEMANTIC_COLUMNS,
+    SEMANTIC_TABLE,
+    frame_layout,
+    parse_tensors,
+)
 from spa3r.errors import DamageError, ShardError
 from spa3r.schema import SEM_PART
 
@@ -58,7 +65,7 @@ class FrameTokens:
         """
         tensors = self._read(key, found, grid_hw)
         tokens = {kind: unpack_tokens(kind, tensors, self._spec.dtype) for kind in self.kinds}
-        check_finite(tokens, self._where(key, grid_hw), CURE)
+        check_finite(tokens, self._where(key, grid_hw), REMAKE)
         return tokens
 
     def stored(
@@ -66,7 +73,7 @@ class FrameTokens:
     ) -> dict[str, Tensor]:
         """Tensors as they are stored (`frame_layout`). Raises DamageError as parse does."""
         tensors = self._read(key, found, grid_hw)
-        check_finite(tensors, self._where(key, grid_hw), CURE)
+        check_finite(tensors, self._where(key, grid_hw), REMAKE)
         return tensors
 
     def _read(

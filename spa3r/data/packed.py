@@ -30,7 +30,7 @@ from spa3r.data.reader import Bytes, Range, ShardReader, joined
 from spa3r.data.stored import Place, StoredTargets, range_of, sample_of
 from spa3r.data.targets import frame_layout, packed_layout
 from spa3r.errors import DamageError, ShardError
-from spa3r.schema import CLIP_PART
+from spa3r.schema import CLIP_PART, SIDECAR_SUFFIX
 
 CURE: Final = "run `spa3r pack` again"
 _GAP: Final = 16 << 10  # bytes between two clips, at most: tar headers, the JSON part
@@ -117,12 +117,15 @@ class PackedTargets(StoredTargets):
         """Raises DamageError."""
         spec, where = self.spec, f"{url}: clip {clip.id}"
         layout = packed_layout(clip, grid_hw, spec)
-        payload = sample_of(found, self._place(clip), (clip.id, CLIP_PART), where)
-        stored = parse_payload(payload, layout, where, cure=CURE)
+        # Damage may leave a shard its size: with its sidecar there, it would be re-used.
+        sidecar = url.rpartition("/")[2].removesuffix(".tar") + SIDECAR_SUFFIX
+        cure = f"delete {sidecar} beside it and {CURE}"
+        payload = sample_of(found, self._place(clip), (clip.id, CLIP_PART), where, cure=cure)
+        stored = parse_payload(payload, layout, where, cure=cure)
         kinds, names = frame_widths(spec), frame_layout(grid_hw, spec)
         frames: list[dict[str, Tensor]] = []
         for view in asked_views(clip, self._views) if kinds else ():
             of_view = {name: stored[name][view] for name in names}
             frames.append({kind: unpack_tokens(kind, of_view, spec.dtype) for kind in kinds})
-            check_finite(frames[-1], where, CURE)
-        return Parsed(clip_tensors(stored, spec, where), frames)
+            check_finite(frames[-1], where, cure)
+        return Parsed(clip_tensors(stored, spec, where, cure), frames)

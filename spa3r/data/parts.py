@@ -56,11 +56,11 @@ def is_finite(x: Tensor) -> Tensor:
 
 
 def check_finite(tensors: Mapping[str, Tensor], where: str, cure: str) -> None:
-    """Raises DamageError, beginning with `where`, if a floating-point tensor has NaN or inf."""
+    """Raises DamageError, `where` first and `cure` last, if a floating-point tensor has NaN or
+    inf."""
     for name, x in tensors.items():
         if x.is_floating_point() and not bool(is_finite(x)):
-            # Damage of equal size: with its sidecar there, the file would be re-used.
-            raise DamageError(f"{where}: {name} is not finite; delete its .done.json and {cure}")
+            raise DamageError(f"{where}: {name} is not finite; {cure}")
 
 
 def common_grid(grids: Iterable[tuple[int, int]], clips: Sequence[Clip]) -> tuple[int, int]:

@@ -2,9 +2,11 @@
 
 int8 stands for q * token * channel. A channel's scale is its root mean square over the tensor, so
 that a few channels fifty times as large as the rest cost the others no precision; a token's scale
-lets the largest of its values so divided be 127. What is read back differs from what was stored by
-at most half of a step, token * channel / 2 (one step just below the end of float16's range), and
-by the rounding to float16. benchmarks/target_dtypes.py measures it.
+lets the largest of its values so divided be 127. A channel that is thousands of times as large in a
+few tokens alone does cost: itself in the other tokens, and those tokens' other channels. What is
+read back differs from what was stored by at most half of a step, token * channel / 2 (one step just
+below the end of float16's range), and by the rounding to float16. benchmarks/target_dtypes.py
+measures it.
 
 Legend: V views, N tokens per view, M tokens in all, D width; "..." is V, N or N alone.
 """

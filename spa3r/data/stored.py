@@ -161,7 +161,8 @@ def read_table(folder: str, name: str, columns: Sequence[tuple[str, str]]) -> pa
         with storage.open_read(url) as f:
             return pq.read_table(f, columns=[column for column, _ in columns])
     except (OSError, pa.ArrowException) as error:
-        raise ShardError(f"{url}: not a readable table ({error}); {CURE}") from error
+        why = " ".join(str(error).split())  # Arrow's may have several lines
+        raise ShardError(f"{url}: not a readable table ({why}); {CURE}") from error
 
 
 def range_of(folder: str, place: Place, layout: Layout) -> Range:
@@ -174,7 +175,12 @@ def range_of(folder: str, place: Place, layout: Layout) -> Range:
 
 
 def sample_of(
-    found: Bytes | DamageError, place: Place, member: tuple[str, str], where: str
+    found: Bytes | DamageError,
+    place: Place,
+    member: tuple[str, str],
+    where: str,
+    *,
+    cure: str = CURE,
 ) -> Bytes:
     """The payload in what was read of `range_of`.
 
@@ -182,6 +188,7 @@ def sample_of(
         member: key and part that a tar must have there: in one that lost a sample, the next one
             lies in its place, and would pass for it.
         where: "<its file>: <its name>".
+        cure: what to do where another sample lies there.
 
     Raises:
         DamageError: absent, cut short, or another sample.
@@ -195,7 +202,7 @@ def sample_of(
         name = f"{key.replace('.', '_')}.{part}".encode()[:_NAME_BYTES]
         there = header[:_NAME_BYTES].rstrip(b"\0")
         if there != name:
-            raise DamageError(f"{where}: {there!r} lies in its place; {CURE}")
+            raise DamageError(f"{where}: {there!r} lies in its place; {cure}")
     return found[lead:]
 
 

@@ -48,6 +48,8 @@ SEMANTIC_COLUMNS: Final = (
     ("size", "int64"),
 )
 CURE: Final = "run `spa3r targets` again"
+REMAKE: Final = f"delete its .done.json and {CURE}"
+"""Of damage that leaves a file its size: with its sidecar there, it would be re-used."""
 
 
 def draw_split(

@@ -111,17 +111,22 @@ def render_page(comparison: Comparison) -> str:
 
 
 def text_table(comparison: Comparison) -> str:
-    """The table for a terminal: means, and in brackets the 95 % interval of the difference."""
-    head = ["recipe", *(HEADINGS[name] for name in comparison.metrics), "steps", "time"]
-    rows = [head]
+    """The table for a terminal: means, and in brackets the 95 % interval of the difference; below
+    it the remarks."""
+    metrics = comparison.metrics
+    rows = [["recipe", *(HEADINGS[name] for name in metrics), "steps", "time"]]
+    if any(_differences(line) for line in comparison.lines):
+        label = f"[difference to {comparison.first.recipe}, 95 %]"
+        rows.append(["", *(label for _ in metrics), "", ""])
     for line in comparison.lines:
-        cells = [_cell(line.row, name) for name in comparison.metrics]
+        cells = [_cell(line.row, name) for name in metrics]
         rows.append([line.recipe, *cells, str(line.steps), _time(line.seconds)])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    return "\n".join(
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    table = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
-    )
+    ]
+    return "\n".join([*table, *comparison.remarks])
 
 
 def interval_picture(comparison: Comparison) -> bytes:

@@ -5,6 +5,7 @@ The same data gives the same bytes: there is no clock in here; timings and versi
 
 import base64
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -185,13 +186,14 @@ def _quality_table(report: FieldReport) -> dict[str, Any]:
 def _forest(report: FieldReport, metric: str) -> dict[str, Any]:
     """A forest plot in percent of its width: zero always inside, a little air at both ends."""
     intervals = report.differences[metric]
-    low = min(0.0, *(i.low for i in intervals.values()))
-    high = max(0.0, *(i.high for i in intervals.values()))
+    # An interval of one scene has no bounds: it goes from edge to edge.
+    ends = [x for i in intervals.values() for x in (i.low, i.mean, i.high) if math.isfinite(x)]
+    low, high = min(0.0, *ends), max(0.0, *ends)
     air = 0.06 * max(high - low, 1e-6)
     left, span = low - air, high - low + 2 * air
 
     def at(value: float) -> float:
-        return round(100 * (value - left) / span, 2)
+        return round(min(max(100 * (value - left) / span, 0.0), 100.0), 2)
 
     rows = [
         {

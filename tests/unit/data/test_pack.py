@@ -5,6 +5,8 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import safetensors.torch
 import torch
@@ -147,17 +149,31 @@ def test_one_writer_at_a_time(targets: Path, tmp_path: Path) -> None:
     assert not out.exists()
 
 
-def test_a_poisoned_clip_is_not_packed(targets: Path, tmp_path: Path) -> None:
-    for name, data in files_of(targets).items():
-        (tmp_path / name).write_bytes(data)
+def test_a_poisoned_clip_is_not_packed_and_what_was_packed_stays(
+    targets: Path, calm: Path, tmp_path: Path
+) -> None:
+    for folder, out in ((targets, tmp_path), (calm, tmp_path / "out")):
+        out.mkdir(exist_ok=True)
+        for name, data in files_of(folder).items():
+            (out / name).write_bytes(data)
+    clip, place = next(i for i in CachedTargets(tmp_path)._places.items() if i[0].startswith("b-"))
     shard = tmp_path / "b.clips.tar"
-    place = next(p for c, p in CachedTargets(tmp_path)._places.items() if c.startswith("b-"))
-    data = bytearray(shard.read_bytes())
-    data[place.offset : place.offset + 16] = bytes(16)
-    shard.write_bytes(data)
-    with pytest.raises(DamageError, match=r"b\.clips\.tar: clip b-.*damaged.*spa3r targets"):
-        pack_targets(tmp_path, tmp_path / "out")
-    assert not (tmp_path / "out" / "manifest.json").exists()
+    whole = shard.read_bytes()
+    middle = place.offset + place.size // 2  # of the geometric tokens, by far the most
+    shard.write_bytes(whole[:middle] + b"\xff" * 16 + whole[middle + 16 :])
+    packed = PackedTargets(tmp_path / "out")
+    lost = Path(packed._places[clip].shard).stem
+    (tmp_path / "out" / f"{lost}.done.json").unlink()
+    cure = r"delete its \.done\.json and run `spa3r targets` again, then pack again"
+    with pytest.raises(
+        DamageError, match=rf"b\.clips\.tar: clip {clip}: geo is not.*{cure}"
+    ) as told:
+        pack_targets(tmp_path, tmp_path / "out", clips_per_shard=3)
+    assert "leaves no clip out" in str(told.value) and "\n" not in str(told.value)
+    assert PackedTargets(tmp_path / "out").load(packed.shards[0][:1]).valid_BVN.any()
+    shard.write_bytes(whole)
+    pack_targets(tmp_path, tmp_path / "out", clips_per_shard=3)
+    assert files_of(tmp_path / "out") == files_of(calm)
 
 
 def test_plain_webdataset_streams_them(calm: Path) -> None:
@@ -191,3 +207,12 @@ def test_tables_that_contradict_the_shards_are_refused(calm: Path, tmp_path: Pat
     shards.discard(str(tmp_path / "clips.parquet"))
     with pytest.raises(ShardError, match=r"clips\.parquet: not a readable table"):
         PackedTargets(tmp_path)
+
+
+def test_a_table_with_other_columns_is_refused_in_one_line(calm: Path, tmp_path: Path) -> None:
+    for name, data in files_of(calm).items():
+        (tmp_path / name).write_bytes(data)
+    pq.write_table(pa.table({"other": [1]}), tmp_path / "clips.parquet")
+    with pytest.raises(ShardError, match=r"clips\.parquet: not a readable table") as told:
+        PackedTargets(tmp_path)
+    assert "\n" not in str(told.value)

@@ -174,6 +174,33 @@ def test_poison_stops_or_is_dropped(files: Files, source: str, kind: str) -> Non
         assert torch.equal(x[0], y[0]), name
 
 
+@pytest.mark.parametrize(
+    ("source", "kind", "cure"),
+    [
+        ("cached", "nan", r"delete its \.done\.json and run `spa3r targets` again"),
+        ("packed", "nan", r"delete {}\.done\.json beside it and run `spa3r pack` again"),
+        ("packed", "header", r"delete {}\.done\.json beside it and run `spa3r pack` again"),
+    ],
+)
+def test_the_cure_that_is_named_cures(
+    files: Files, calm: dict[str, bytes], source: str, kind: str, cure: str
+) -> None:
+    shard = files.shard(source)
+    KINDS[kind][0](shard)
+    _, b = clips_of(files.open(source, "stop"))
+    with pytest.raises(DamageError, match=f"{shard.name}: .*{cure.format(shard.stem)}$"):
+        files.open(source, "stop").load([b])
+    if source == "cached":
+        (files.folder / "targets" / "b.done.json").unlink()
+        table = FrameTable(files.folder / "frames")
+        out = files.folder / "targets"
+        write_targets(table, out, clips=CLIPS, teacher=SPEC, split="train")
+    else:
+        shard.with_name(f"{shard.stem}.done.json").unlink()
+        pack_targets(files.folder / "targets", files.folder / "packed")
+    assert files_of(files.folder) == calm
+
+
 def check_blank(batch: ClipBatch, row: int) -> None:
     """A dropped clip: zeros, nowhere valid, and cameras that a model can take."""
     for x in (batch.geo_BVND, batch.context_BCND, batch.sem_BVND, batch.depth_BVN):

@@ -33,6 +33,16 @@ def test_a_second_writer_is_refused_by_name(tmp_path: Path):
         pass
 
 
+def test_where_there_are_no_locks_the_log_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    with output_lock(f"memory://{tmp_path.name}"):
+        pass
+    (record,) = caplog.records
+    assert record.levelname == "WARNING" and "one process at a time" in record.message
+    caplog.clear()
+    with output_lock(str(tmp_path / "out")):
+        assert not caplog.records
+
+
 def test_an_error_lets_go(tmp_path: Path):
     with pytest.raises(ValueError, match="mine"), output_lock(str(tmp_path / "out")):
         raise ValueError("mine")

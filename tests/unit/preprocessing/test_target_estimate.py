@@ -1,5 +1,6 @@
 """The dry run of targets: counts, bytes and hours, and nothing written."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from flows import target_plan
 from preprocessing import target_estimate
+from preprocessing.pack import pack_targets
 from preprocessing.target_estimate import (
     Pace,
     SplitEstimate,
@@ -59,6 +61,31 @@ def test_nothing_is_written_and_the_bytes_are_those(table: FrameTable, tmp_path:
     assert estimated(table, out).done_scenes == 1
 
 
+def test_the_packed_copy_is_left_until_it_is_written(table: FrameTable, tmp_path: Path) -> None:
+    out, packed = tmp_path / "out", tmp_path / "packed"
+    plain, first = (estimated(table, out, packed=folder) for folder in ("", str(packed)))
+    assert first.bytes_left == plain.bytes_left + first.bytes["packed"]
+    write_targets(table, out, clips=CLIPS, teacher=TEACHER, split="train")
+    found = estimated(table, out, packed=str(packed))
+    assert found.done_scenes == 2 and found.bytes_left == first.bytes["packed"]
+    assert "none of the teachers; packing is left" in describe_targets([found], 0, None)
+    pack_targets(out, packed)
+    done = estimated(table, out, packed=str(packed))
+    assert done.bytes_left == 0 and "none: all is done" in describe_targets([done], 0, None)
+    next(out.glob("a.clips.tar")).unlink()  # where each clip lies depends on all scenes
+    assert estimated(table, out, packed=str(packed)).bytes_left > first.bytes["packed"]
+
+
+def test_a_scene_that_was_ingested_again_is_not_done(tmp_path: Path) -> None:
+    frames, out = make_frames(tmp_path / "frames", {"a": 9, "b": 8}), tmp_path / "out"
+    write_targets(FrameTable(frames), out, clips=CLIPS, teacher=TEACHER, split="train")
+    facts = json.loads((frames / "manifest.json").read_text())
+    facts["shards"]["a"] = "of other pictures"
+    (frames / "manifest.json").write_text(json.dumps(facts))
+    found = estimated(FrameTable(frames), out)
+    assert (found.done_scenes, found.done_clips, sum(found.asked.values())) == (1, 4, 4)
+
+
 def test_what_is_not_stored_is_not_asked(table: FrameTable, tmp_path: Path) -> None:
     every = estimated(table, tmp_path)
     frames = estimated(table, tmp_path, stored="frames")
@@ -76,7 +103,8 @@ def test_the_time_says_what_it_assumes(table: FrameTable, tmp_path: Path) -> Non
     text = describe_targets(
         [found], 989 * 10**12 * 1800, Pace(device="cpu", per_view=0.5, per_frame=0.1)
     )
-    assert "about 1 GPU-hours" in text and "50% of 989 TFLOP/s (H100, bf16)" in text
+    assert "about 1 GPU-hours" in text
+    assert "50% of 989 TFLOP/s (H100, bf16), float32 heads too" in text
     seconds = 0.5 * found.views + 0.1 * found.asked_frames
     assert f"about {seconds:.0f} s on one CPU core, measured on one clip: 500 ms a view" in text
     assert "2 scenes, 1 too short for a clip, 8 clips" in text

@@ -12,8 +12,9 @@ import torch
 
 from preprocessing import target_answers, target_parts, targets
 from preprocessing.lock import output_lock
+from preprocessing.pack import pack_targets
 from preprocessing.target_answers import SceneJob, calls_of
-from preprocessing.target_sizes import scene_bytes
+from preprocessing.target_sizes import packed_left, scene_bytes
 from preprocessing.targets import TargetManifest, write_targets
 from spa3r import schema
 from spa3r.config import ClipSpec, TeacherSpec
@@ -57,6 +58,13 @@ class Teacher(RgbdTeacher):
 def write(table: FrameTable, out: Path, **options) -> TargetManifest:
     settings = {"clips": CLIPS, "teacher": TEACHER, "split": "train"} | options
     return write_targets(table, out, **settings)
+
+
+def jobs_of(table: FrameTable) -> list[SceneJob]:
+    drawn, _ = targets.draw_split(table, "train", CLIPS)
+    return targets.plan_jobs(
+        table, drawn, "", split="train", stored="clips", measured=frozenset(), same=[], device="cpu"
+    )
 
 
 def manifest_of(out: Path) -> dict:
@@ -105,6 +113,26 @@ def test_a_damaged_frame_shard_is_tried_again(tmp_path: Path) -> None:
     shard.write_bytes(whole)
     found = write(FrameTable(frames), tmp_path / "out")
     assert (found.scenes, found.reused) == (2, 1)
+
+
+class _Full(Teacher):
+    """A device whose memory is full for all but the first scene."""
+
+    def answer(self, stats, views: ClipViews, *, heads="all") -> GeometricTargets:
+        if self.asked == 4:
+            raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
+        return super().answer(stats, views)
+
+
+def test_a_teacher_that_stops_fails_its_scene_until_the_next_run(
+    table: FrameTable, tmp_path: Path
+) -> None:
+    why = r"1 of 2 scenes failed.*b: OutOfMemoryError: CUDA out of memory\. Tried to .* 2 GiB; run"
+    with pytest.raises(TeacherError, match=why):
+        write(table, tmp_path, geometric=_Full())
+    assert (tmp_path / "a.done.json").exists() and not (tmp_path / "b.refused.json").exists()
+    again = write(table, tmp_path)
+    assert (again.scenes, again.reused, again.failures) == (2, 1, {})
 
 
 class _Endless(RgbdTeacher):
@@ -256,16 +284,9 @@ def test_int8_is_stored_with_its_scales(table: FrameTable, tmp_path: Path) -> No
 @pytest.mark.parametrize("dtype", ["float16", "int8"])
 def test_bytes_are_known_beforehand(table: FrameTable, tmp_path: Path, dtype: str) -> None:
     spec = replace(TEACHER, dtype=dtype)
-    jobs: list[SceneJob] = []
     grid_hw = (3, 4)
-
-    for scene, clips in targets.draw_split(table, "train", CLIPS)[0].items():
-        jobs += targets.plan_jobs(
-            table, {scene: clips}, "", split="train", stored="clips", measured=frozenset(),
-            same=[], device="cpu",
-        )  # fmt: skip
     write(table, tmp_path, teacher=spec)
-    for job in jobs:
+    for job in jobs_of(table):
         found = scene_bytes(job, grid_hw, spec)
         for kind, file in (("clips", "clips.tar"), ("frames", "frames.tar")):
             assert found[kind] == (tmp_path / f"{job.scene}.{file}").stat().st_size
@@ -292,6 +313,37 @@ def test_a_disk_that_is_too_small_is_told_of_first(
     ) as why:
         write(table, tmp_path / "out", geometric=teacher)
     assert isinstance(why.value, Spa3RError) and teacher.asked == 0
+
+
+def test_room_is_asked_for_parts_of_every_worker_and_for_the_packed_copy(
+    table: FrameTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, packed = tmp_path / "out", tmp_path / "packed"
+    asked: list[int] = []
+    monkeypatch.setattr(targets, "free_bytes", lambda _out: 0)
+    monkeypatch.setattr(targets, "size", lambda count: asked.append(count) or "some")
+
+    def needed(**options) -> int:
+        asked.clear()
+        with pytest.raises(ShardError, match="are free"):
+            write(table, out, **options)
+        return asked[0]
+
+    one, two = needed(), needed(workers=2)
+    assert 1.2 < two / one < 1.5, "the second scene's parts"
+    copy = needed(packed=str(packed)) - one
+    monkeypatch.undo()
+    done = write(table, out)
+    whole = pack_targets(out, packed).bytes
+    assert 0.7 * whole < copy <= whole
+    jobs = jobs_of(table)
+    assert packed_left(jobs, table, TEACHER, str(packed)) == 0
+    next(packed.glob("*.done.json")).unlink()
+    assert 0 < packed_left(jobs, table, TEACHER, str(packed)) < copy
+    monkeypatch.setattr(targets, "free_bytes", lambda _out: 0)
+    with pytest.raises(ShardError, match="0 scenes and their packed copy need"):
+        write(table, out, packed=str(packed))
+    assert write(table, out).target_hash == done.target_hash, "needs no room"
 
 
 def test_given_teachers_are_not_for_ray(table: FrameTable, tmp_path: Path) -> None:

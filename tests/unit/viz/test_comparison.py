@@ -194,10 +194,15 @@ def test_json_and_terminal_have_the_same_numbers() -> None:
     row = plain["lines"][1]["row"]
     assert row["differences"]["geo/r2"]["mean"] == pytest.approx(0.02)
     assert plain["lines"][2]["paper"]["average"] == 57.5 and "VSI-Bench" in plain["paper"]
-    lines = text_table(made).splitlines()
-    assert [line.split()[0] for line in lines[1:]] == [line["recipe"] for line in plain["lines"]]
-    assert f"{row['scores']['geo/r2']:.3f} [+0.020, +0.020]" in lines[2]
+    assert plain["remarks"] == [TABLE_4_ASSUMED]
+    head, label, *lines, remark = text_table(made).splitlines()
+    at = head.index("Geometric R²")
+    assert label[at:].startswith("[difference to tiny, 95 %]") and remark == TABLE_4_ASSUMED
+    assert [line.split()[0] for line in lines] == [line["recipe"] for line in plain["lines"]]
+    assert lines[1][at:].startswith(f"{row['scores']['geo/r2']:.3f} [+0.020, +0.020]")
     assert "failed" in lines[-1]
+    alone = text_table(comparison(lines=made.lines[:1]))
+    assert "difference" not in alone.removesuffix(TABLE_4_ASSUMED)
 
 
 def test_the_same_lines_give_the_same_bytes(page: str) -> None:

@@ -1,3 +1,4 @@
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -6,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from spa3r.eval.bootstrap import Interval
 from spa3r.eval.field_report import summarise
 from spa3r.eval.gate import field_gate
 from spa3r.viz.curves import loss_curves
@@ -134,3 +136,12 @@ def test_curves_draw_what_was_logged_and_nothing_else() -> None:
     assert loss_curves(rows) == loss_curves(rows) != loss_curves(metrics_rows(200))
     more = [with_lang(row) for row in metrics_rows(200)]
     assert loss_curves(more) != loss_curves(metrics_rows(200))
+
+
+def test_an_interval_without_bounds_goes_from_edge_to_edge() -> None:
+    field = field_report()
+    unbounded = Interval(mean=0.1, low=-math.inf, high=math.inf)
+    rows = {**field.differences["geo/r2"], "wrong_camera": unbounded}
+    field = replace(field, differences={**field.differences, "geo/r2": rows})
+    page = render_report(replace(report_data(), examples=[], metrics=[], field=field))
+    assert "\u2212inf to +inf" in page and "nan" not in page and "inf%" not in page
