@@ -124,7 +124,7 @@ class CachedTargets(StoredTargets):
         at = range_of(self.folder, place, layout)
         where = f"{at.url}: clip {clip.id}"
         payload = sample_of(found[at], place, (clip.id, schema.CLIP_PART), where)
-        return where, parse_tensors(payload, layout, where)
+        return where, parse_tensors(payload, layout, where, cure=REMAKE)
 
     def read_stored(self, clip: Clip) -> dict[str, Tensor]:
         """A clip's tensors as `packed_layout` has them, for preprocessing/pack.py.

@@ -82,7 +82,7 @@ class FrameTokens:
         where = self._where(key, grid_hw)
         member = (f"{key[1]:06d}{'m' if key[2] else ''}", SEM_PART)
         payload = sample_of(found[self.range(key, grid_hw)], self._place(key), member, where)
-        return parse_tensors(payload, frame_layout(grid_hw, self._spec), where)
+        return parse_tensors(payload, frame_layout(grid_hw, self._spec), where, cure=REMAKE)
 
     def _where(self, key: FrameKey, grid_hw: tuple[int, int]) -> str:
         mirrored = " mirrored" if key[2] else ""

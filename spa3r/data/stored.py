@@ -23,6 +23,7 @@ from spa3r.data.targets import (
     CLIP_TABLE,
     CURE,
     MANIFEST_FILE,
+    REMAKE,
     STATS_FILE,
     num_bytes,
     parse_tensors,
@@ -180,7 +181,7 @@ def sample_of(
     member: tuple[str, str],
     where: str,
     *,
-    cure: str = CURE,
+    cure: str = REMAKE,
 ) -> Bytes:
     """The payload in what was read of `range_of`.
 
