@@ -20,7 +20,7 @@ demo: setup  ## the whole chain on generated rooms, ending in a report
 	@.venv/bin/spa3r demo
 
 test: setup  ## all tests that this machine can run (under 8 minutes on 2 cores)
-	@$(PY) -m pytest -q -n 2 --dist loadfile
+	@$(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 soak: setup  ## the long forms of the endurance promises (under 40 minutes)
 	@$(PY) -m pytest -q -m soak --timeout 2400

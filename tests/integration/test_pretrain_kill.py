@@ -61,6 +61,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Calm:
     return Calm(Group, tmp_path_factory.mktemp("pair"))
 
 
+@pytest.mark.soak
 def test_killed_training_ends_with_the_same_weights(alone: Calm, tmp_path: Path) -> None:
     alone.check_kills(tmp_path / "run", kills=3, seed=0)
 

@@ -86,6 +86,7 @@ def test_a_missing_cluster_is_one_line(monkeypatch: pytest.MonkeyPatch):
     assert "\n" not in str(caught.value) and not ray.is_initialized()
 
 
+@pytest.mark.soak
 def test_a_whole_ingest_starts_and_ends_its_own_ray(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -79,6 +79,7 @@ def test_a_lost_head_a_stop_and_another_number_of_workers(
     assert [line["step"] for line in lines] == list(range(1, 13))
 
 
+@pytest.mark.soak
 def test_a_worker_told_to_go_saves_first_and_a_killed_one_is_replaced(
     tmp_path: Path, calm: bytes, running: None
 ):

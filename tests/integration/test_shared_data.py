@@ -116,6 +116,7 @@ def test_counts_poses_and_depth(by_command: Path, case: Case):
             assert (frame.world_from_camera_44 is not None) == case.posed
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_flow_on_ray_makes_the_same_files(by_command: Path, by_flow_on_ray: Path, case: Case):

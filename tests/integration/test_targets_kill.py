@@ -33,6 +33,7 @@ def test_forty_kills(stage: Stage, tmp_path: Path) -> None:
     stage.check_kills(tmp_path / "out", kills=40, seed=1)
 
 
+@pytest.mark.soak
 def test_workers_die_with_a_killed_run(stage: Stage, tmp_path: Path) -> None:
     stage.check_workers_die(tmp_path / "out")
 
