@@ -9,9 +9,6 @@ from flows.stage import StageResult, say, timed
 from spa3r.recipes import catalogue
 
 Overrides = Mapping[str, Any] | None
-EVALUATION = "evaluation"
-"""Folder of a run's artifacts; tag of a version that names the newest evaluation in it."""
-FIELD = "field.json"
 REPORT = "report.html"
 
 
@@ -48,6 +45,7 @@ def evaluate(
 
 def _log(client: Any, found: Any, out: Path) -> None:
     """Scores, controls and report go to the run of the version that is this encoder, if any."""
+    from flows.scores import EVALUATION, FIELD
     from spa3r.train import registry, tracking
 
     version = registry.find_by_hash(client, found.encoder_hash)

@@ -4,8 +4,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from flows.evaluation import OtherTargetsError
-from flows.judge_stages import EVALUATION, FIELD
-from flows.scores import Evaluation, artifact_folder, evaluate_once, present_hash
+from flows.scores import (
+    EVALUATION,
+    FIELD,
+    Evaluation,
+    artifact_folder,
+    evaluate_once,
+    present_hash,
+)
 from flows.settings import Settings
 from spa3r.errors import ShardError
 from spa3r.eval.field_report import FieldReport

@@ -6,7 +6,6 @@ from typing import Any, Self
 
 from flows.data_stages import require_targets
 from flows.evaluation import field_of, space_of
-from flows.judge_stages import EVALUATION, FIELD
 from flows.settings import Settings
 from spa3r import storage
 from spa3r.config import Recipe
@@ -15,6 +14,10 @@ from spa3r.eval.controls import CONTROLS
 from spa3r.eval.field_report import COMPARED, MODEL, FieldReport
 from spa3r.plain import from_dict, to_dict
 from spa3r.train.provenance import encoder_hash
+
+EVALUATION = "evaluation"
+"""Folder of a run's artifacts; tag of a version that names the newest evaluation in it."""
+FIELD = "field.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,8 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from flows.judge_stages import FIELD
-from flows.scores import Evaluation, evaluate_once
+from flows.scores import FIELD, Evaluation, evaluate_once
 from flows.settings import Settings
 from flows.stage import StageResult, read_timings
 from spa3r import storage

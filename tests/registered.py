@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.judge_stages import EVALUATION, FIELD
-from flows.scores import Evaluation
+from flows.scores import EVALUATION, FIELD, Evaluation
 from spa3r.eval.controls import CONTROLS
 from spa3r.eval.field_report import MIN_SCENES, FieldReport, SceneRow, summarise
 from spa3r.recipes import catalogue
