@@ -8,8 +8,8 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from spa3r.config import TrainConfig
 from spa3r.errors import Spa3RError, TrainingError, WeightsError
+from spa3r.loop_config import LoopConfig
 from spa3r.teachers.checkpoints import load_state_dict
 from spa3r.train import checkpoint_files as files
 from spa3r.train.checkpoint_files import Checkpoint
@@ -30,7 +30,7 @@ class Checkpoints:
         self,
         url: str,
         world: World,
-        config: TrainConfig,
+        config: LoopConfig,
         identity: Mapping[str, Any],
         *,
         allowed: Callable[[], None] = lambda: None,

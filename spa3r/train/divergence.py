@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from spa3r.config import TrainConfig
 from spa3r.errors import TrainingError
+from spa3r.loop_config import LoopConfig
 from spa3r.train.world import World
 
 
@@ -22,7 +22,7 @@ class DivergenceStop:
 
     def __init__(
         self,
-        config: TrainConfig,
+        config: LoopConfig,
         lines: Iterable[Mapping[str, Any]],
         world: World,
         *,

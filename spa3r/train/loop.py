@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from spa3r.config import TrainConfig
 from spa3r.errors import ConfigError, TrainingError
+from spa3r.loop_config import LoopConfig
 from spa3r.train.ahead import load_ahead, pinned
 from spa3r.train.checkpoints import Checkpoints
 from spa3r.train.divergence import DivergenceStop
@@ -43,7 +43,7 @@ class TrainResult:
 
 def train(
     task: Task,
-    config: TrainConfig,
+    config: LoopConfig,
     run: Path,
     *,
     checkpoints: Checkpoints,
@@ -108,7 +108,7 @@ def train(
 
 def _begin(
     task: Task,
-    config: TrainConfig,
+    config: LoopConfig,
     checkpoints: Checkpoints,
     world: World,
     init_from: str | None,
@@ -127,7 +127,7 @@ def _begin(
     return state, forward
 
 
-def _update(state: TrainState, config: TrainConfig) -> float:
+def _update(state: TrainState, config: LoopConfig) -> float:
     """The optimizer's step; gives its learning rate."""
     lr = lr_at(state.step, config)
     set_lr(state.optimizer, lr)
@@ -156,7 +156,7 @@ class _Due:
     line: bool
 
 
-def _due(step: int, config: TrainConfig, stopping: bool) -> _Due:
+def _due(step: int, config: LoopConfig, stopping: bool) -> _Due:
     ends = step == config.steps
     every = config.validate_every
     validation = every > 0 and (ends or step % every == 0)
@@ -164,7 +164,7 @@ def _due(step: int, config: TrainConfig, stopping: bool) -> _Due:
     return _Due(validation, save, save or validation or step % config.log_every == 0)
 
 
-def _check_shares(config: TrainConfig, world: World) -> None:
+def _check_shares(config: LoopConfig, world: World) -> None:
     total, workers = config.batches_per_step, world.size
     if workers > total:
         raise ConfigError(
@@ -178,7 +178,7 @@ def _check_shares(config: TrainConfig, world: World) -> None:
         )
 
 
-def _own_share(step: int, config: TrainConfig, world: World) -> Iterator[int]:
+def _own_share(step: int, config: LoopConfig, world: World) -> Iterator[int]:
     """This rank's numbers in the data order, from optimizer step `step` to the end."""
     per_step = config.batches_per_step
     for first in range(step * per_step, config.steps * per_step, per_step):

@@ -5,10 +5,10 @@ import math
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
-from spa3r.config import TrainConfig
+from spa3r.loop_config import LoopConfig
 
 
-def lr_at(step: int, config: TrainConfig) -> float:
+def lr_at(step: int, config: LoopConfig) -> float:
     """Learning rate of optimizer step `step` (from 0).
 
     Linear from lr / warmup_steps up to lr, then half a cosine that would reach min_lr at
@@ -27,7 +27,7 @@ def set_lr(optimizer: Optimizer, lr: float) -> None:
         group["lr"] = lr
 
 
-def build_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
+def build_optimizer(model: nn.Module, config: LoopConfig) -> Optimizer:
     """AdamW over all trainable parameters, weight decay on all alike, as published.
 
     The fused kernel serves CPU and CUDA and gives the same numbers on every run.

@@ -15,7 +15,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from spa3r.config import TrainConfig
+from spa3r.loop_config import LoopConfig
 from spa3r.models.transformer import Block
 from spa3r.train.world import World
 
@@ -25,7 +25,7 @@ def blocks(module: nn.Module) -> Iterator[Block]:
     return (part for part in module.modules() if isinstance(part, Block))
 
 
-def distribute(task: Any, config: TrainConfig, world: World) -> nn.Module:
+def distribute(task: Any, config: LoopConfig, world: World) -> nn.Module:
     """The task (an nn.Module), compiled if asked, as its workers call it; parameters keep names.
 
     DDP: whole weights on every rank, gradients averaged in the last backward of a step. FSDP2:

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spa3r.config import TrainConfig
 from spa3r.data.batch import ClipBatch
 from spa3r.data.clips import Clip
 from spa3r.errors import ConfigError
+from spa3r.loop_config import LoopConfig
 from spa3r.train.log import RunLog
 from spa3r.train.objective import Task
 from spa3r.train.sharding import gradient_sync, local, whole
@@ -47,7 +47,7 @@ class Stepper:
     task: Task
     forward: nn.Module
     """The task as `distribute` wrapped it."""
-    config: TrainConfig
+    config: LoopConfig
     world: World
     log: RunLog
 
@@ -102,7 +102,7 @@ class Stepper:
                 local(parameter.grad).mul_(shares[self.task.part_of(name)])
 
 
-def _autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[Any]:
+def _autocast(config: LoopConfig, device: torch.device) -> AbstractContextManager[Any]:
     if config.precision == "float32":
         return nullcontext()
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):

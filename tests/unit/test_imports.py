@@ -29,7 +29,7 @@ ONLY_IN = {
     "tarfile": {"preprocessing/shards.py", "spa3r/data/shards.py"},
 }
 # What preprocessing may take from spa3r: the contract, never a model.
-CONTRACT = {"schema", "config", "errors", "geometry", "images", "codecs", "lens", "frame_choice",
+CONTRACT = {"schema", "config", "errors", "geometry", "images", "codecs", "lens", "frame_choice", "loop_config",
             "listing", "lock", "plain", "storage", "progress"}  # fmt: skip
 TARGETS_MAY = CONTRACT | {"teachers", "data"}
 # The modules of the stage `targets`, which run teachers.
