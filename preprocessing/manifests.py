@@ -12,12 +12,12 @@ from typing import Any, Final
 import pyarrow as pa
 
 from preprocessing import shards
-from preprocessing.guard import guarded_split, held_out
 from preprocessing.ingest import FRAME_SCHEMA, SceneResult
 from preprocessing.scene import SceneSource
 from spa3r import schema, storage
 from spa3r.config import IngestSpec
 from spa3r.errors import ShardError
+from spa3r.guard import guarded_split, held_out
 from spa3r.plain import to_dict
 
 VERSIONS_FOLDER: Final = "versions"

@@ -26,7 +26,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from preprocessing.guard import GENERATED
 from preprocessing.scannet_export import ExportedScene
 from preprocessing.scannet_images import SUBFOLDER, ImagesScene, has_images
 from preprocessing.scannet_labels import LabelImages, label_places, open_labels, read_label_table
@@ -35,6 +34,7 @@ from preprocessing.scene import Damage, Frame, Scene, base_name, scene_name, scr
 from preprocessing.sens import SensReader
 from preprocessing.splits import SCANNET_LISTS, read_scannet_splits
 from spa3r.errors import FormatError
+from spa3r.guard import GENERATED
 from spa3r.schema import DROP_LABEL_IMAGE
 from spa3r.storage import (
     at_once,

@@ -37,7 +37,6 @@ from preprocessing.scannetpp_iphone_files import (
     read_registration,
 )
 from preprocessing.scene import Damage, Frame, Scene, base_name, scene_name, subfolders
-from preprocessing.video_decoder import VideoDecoder
 from spa3r.errors import FormatError, ImageError, SceneError
 from spa3r.images import EncodedDepth, EncodedImage, stored_size
 from spa3r.schema import (
@@ -50,6 +49,7 @@ from spa3r.schema import (
     DROP_UNREGISTERED,
 )
 from spa3r.storage import exists, join, open_read, read_bytes
+from spa3r.video_decoder import VideoDecoder
 
 log = logging.getLogger(__name__)
 

@@ -16,6 +16,8 @@ import numpy as np
 
 from spa3r.images import EncodedDepth, EncodedImage
 from spa3r.lens import Undistortion
+from spa3r.listing import natural_key as natural_key
+from spa3r.schema import Damage as Damage  # readers take it from here
 from spa3r.storage import list_folders
 
 
@@ -41,17 +43,6 @@ class Frame:
     """float64. None: the dataset has no poses. Invalid values are kept for `quality` to judge."""
     timestamp_us: int
     """-1: unknown."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Damage:
-    """Stands in the stream for an announced frame that could not be read."""
-
-    index: int
-    reason: str
-    """One of schema.DROP_REASONS."""
-    detail: str
-    """One line for the log: which file, what was wrong."""
 
 
 class Scene(Protocol):
@@ -202,16 +193,6 @@ def scene_name(url: str) -> str:
     if name.isascii():
         return fit
     return f"{fit.strip('_') or 'scene'}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
-
-
-def natural_key(name: str) -> list[tuple[int, int, str]]:
-    """Sort key that puts 9.jpg before 10.jpg, zero-padded or not, and numbers before letters."""
-    parts = (part for part in re.split(r"([0-9]+)", name) if part)
-    # Digits compare by their number and then as text: names from a hostile file may hold thousands.
-    return [
-        (0, len(digits := part.lstrip("0")), digits) if part.isdecimal() else (1, 0, part)
-        for part in parts
-    ]
 
 
 def subfolders(url: str) -> list[str]:

@@ -27,10 +27,10 @@ from preprocessing.scene import (
     subfolders,
 )
 from preprocessing.splits import read_splits
-from preprocessing.video_decoder import VideoDecoder
 from spa3r.errors import SceneError
 from spa3r.images import EncodedImage
 from spa3r.storage import exists, list_files, open_read
+from spa3r.video_decoder import VideoDecoder
 
 SUFFIXES: Final = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v")
 # Stands beside the video in ScanNet++: there the video is a part of a scene, not a scene.

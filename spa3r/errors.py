@@ -17,6 +17,22 @@ class ImageError(Spa3RError):
     """An image or depth map that does not decode, or decodes to another size than declared."""
 
 
+class SizesError(ImageError):
+    """Images of one scene that do not come to one working size."""
+
+
+class MediaError(Spa3RError):
+    """Images, a video or a scan of a conversation that cannot be shown to a model."""
+
+    def __init__(self, line: str, reason: str) -> None:
+        super().__init__(line)
+        self.reason = reason
+        """Short and the same for all of its kind: what drops are counted by."""
+
+    def __reduce__(self) -> tuple[type["MediaError"], tuple[str, str]]:
+        return type(self), (str(self), self.reason)
+
+
 class SceneError(Spa3RError):
     """A scene that cannot be used as a whole: missing, empty, or with too few usable frames."""
 
@@ -36,6 +52,11 @@ class WeightsError(Spa3RError):
 
 class TeacherError(Spa3RError):
     """A teacher that is missing, differs from the recorded one, or lacks the input it needs."""
+
+
+class PromptError(Spa3RError):
+    """A question or conversation that a language model cannot take: turns out of order, <image>
+    where there is none, or too long."""
 
 
 class TrainingError(Spa3RError):

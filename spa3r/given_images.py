@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from spa3r.errors import ImageError
+from spa3r.errors import ImageError, SizesError
 from spa3r.images import (
     MAX_SIDE,
     EncodedImage,
@@ -26,8 +26,18 @@ from spa3r.images import (
 )
 from spa3r.storage import read_bytes
 
-GivenImage = str | Path | Image.Image | np.ndarray | Tensor
-"""Path or URL; PIL image; (H, W, 3) uint8 RGB; (3, H, W) tensor of uint8 or floats in [0, 1]."""
+
+@dataclass(frozen=True, slots=True)
+class ImageBytes:
+    """An image file that lies nowhere, such as an upload. Its name is a label, never a path."""
+
+    data: bytes
+    name: str
+
+
+GivenImage = str | Path | ImageBytes | Image.Image | np.ndarray | Tensor
+"""Path or URL, or a file's bytes; PIL image; (H, W, 3) uint8 RGB; (3, H, W) tensor of uint8 or
+floats in [0, 1]."""
 GivenImages = GivenImage | Sequence[GivenImage]
 """One of them or a sequence, mixed or not; or a (V, H, W, 3) array; or a (V, 3, H, W) tensor."""
 
@@ -103,7 +113,7 @@ def is_one(images: Any) -> bool:
     """Whether this is a single image, not a sequence of them."""
     if isinstance(images, np.ndarray | Tensor):
         return images.ndim == 3 and images.shape[-1 if isinstance(images, np.ndarray) else 0] == 3
-    return isinstance(images, str | Path | Image.Image)
+    return isinstance(images, str | Path | ImageBytes | Image.Image)
 
 
 def _require_one_size(opened: Sequence[_Opened], sizes: Sequence[WorkingSize]) -> None:
@@ -113,7 +123,7 @@ def _require_one_size(opened: Sequence[_Opened], sizes: Sequence[WorkingSize]) -
         line = f"{one.size[0]} x {one.size[1]} -> {size.width} x {size.height} ({one.label})"
         found.setdefault((size.width, size.height), line)
     if len(found) > 1:
-        raise ImageError(
+        raise SizesError(
             f"images of {len(found)} working sizes in one scene: {', '.join(found.values())};"
             " crop them to one aspect ratio, or encode them as separate scenes"
         )
@@ -125,6 +135,8 @@ def _require_one_size(opened: Sequence[_Opened], sizes: Sequence[WorkingSize]) -
 def _open(image: GivenImage, index: int) -> _Opened:
     if isinstance(image, str | Path):
         return _open_file(image)
+    if isinstance(image, ImageBytes):
+        return _open_bytes(image.data, image.name, image.name or f"image {index}")
     if isinstance(image, Image.Image):
         name = _base_name(getattr(image, "filename", ""))
         return _open_pil(image, name, name or f"image {index}")
@@ -147,23 +159,30 @@ def _open_file(path: str | Path) -> _Opened:
     label = str(path)
     try:
         data = read_bytes(path)
-        encoded = EncodedImage(data=data, codec="file", oriented=True)
-        size = stored_size(encoded)
     except IsADirectoryError as error:
         raise ImageError(f"{label}: a folder; give the image files in it") from error
     except FileNotFoundError as error:
         raise ImageError(f"{label}: no such file") from error
-    except (ImageError, OSError, ValueError, ImportError) as error:  # the last two: of a URL
+    except (OSError, ValueError, ImportError) as error:  # the last two: of a URL
+        raise ImageError(f"{label}: {error}; leave it out") from error
+    return _open_bytes(data, _base_name(path), label)
+
+
+def _open_bytes(data: bytes, name: str, label: str) -> _Opened:
+    encoded = EncodedImage(data=data, codec="file", oriented=True)
+    try:
+        size = stored_size(encoded)
+    except ImageError as error:
         raise ImageError(f"{label}: {error}; leave it out") from error
     image = Image.open(io.BytesIO(data))
     if image.has_transparency_data:  # OpenCV would show the colours that nobody was meant to see
-        return _open_pil(image, _base_name(path), label)
+        return _open_pil(image, name, label)
 
     def decode(wanted: WorkingSize) -> np.ndarray:
         # As ingest does: a JPEG may be decoded at a half, a quarter or an eighth of its size.
         return decode_color(encoded, (wanted.scaled_width, wanted.scaled_height))
 
-    return _Opened(label=label, name=_base_name(path), size=size, decode=decode)
+    return _Opened(label=label, name=name, size=size, decode=decode)
 
 
 def _open_pil(image: Image.Image, name: str, label: str) -> _Opened:

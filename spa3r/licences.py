@@ -92,6 +92,28 @@ _DATASETS: Final = {
     ),
 }
 """By the beginning of the name that a manifest gives its data set ("scannet-val" is ScanNet)."""
+_INSTRUCTIONS: Final = {
+    "rooms": APACHE,
+    "llava-hound": Licence(
+        name="llava-video-terms",
+        url="https://huggingface.co/datasets/lmms-lab/LLaVA-Video-178K",
+        note="its card says Apache 2.0, for academic research and education only, and that OpenAI's"
+        " usage policies hold for what GPT-4 wrote",
+    ),
+} | {
+    name: Licence(
+        name="unknown",
+        url=f"https://huggingface.co/datasets/{page}",
+        note="the page of the annotations says their terms; those of the pictures are their own",
+    )
+    for name, page in (
+        ("vsi-590k", "nyu-visionx/VSI-590K"),
+        ("spar", "jasonzhango/SPAR-7M"),
+        ("vlm-3r", "Journey9ni/VLM-3R-DATA"),
+        ("vg-llm", "zd11024/VG-LLM-Data"),
+    )
+}
+"""Of questions and answers, by the source of an instruction set."""
 _ROOMS: Final = "rooms"
 
 
@@ -124,6 +146,12 @@ def licence_of_dataset(name: str) -> Licence:
         if plain.startswith(beginning):
             return licence
     return Licence(name="unknown", url="", note="ask the owner of the recordings")
+
+
+def licence_of_instructions(source: str) -> Licence:
+    """Terms of an instruction set's questions and answers; its pictures' are their data sets'."""
+    unknown = Licence(name="unknown", url="", note="ask who wrote the questions and answers")
+    return _INSTRUCTIONS.get(source, unknown)
 
 
 def parts(

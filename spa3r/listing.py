@@ -7,6 +7,7 @@ meanwhile: ten thousand scenes one by one take minutes. Paths here are those of 
 
 import errno
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -156,3 +157,13 @@ def _local_entry(entry: os.DirEntry[str]) -> Entry | None:
             return None
         raise
     return Entry(entry.name, entry.is_dir())
+
+
+def natural_key(name: str) -> list[tuple[int, int, str]]:
+    """Sort key that puts 9.jpg before 10.jpg, zero-padded or not, and numbers before letters."""
+    parts = (part for part in re.split(r"([0-9]+)", name) if part)
+    # Digits compare by their number and then as text: names from a hostile file may hold thousands.
+    return [
+        (0, len(digits := part.lstrip("0")), digits) if part.isdecimal() else (1, 0, part)
+        for part in parts
+    ]

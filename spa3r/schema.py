@@ -14,6 +14,7 @@ Conventions, stated here once and nowhere contradicted:
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 SCHEMA_VERSION: Final = 2
@@ -82,6 +83,18 @@ DROP_REASONS: Final = (
     DROP_SIZE,
     DROP_TRUNCATED,
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Damage:
+    """Stands in a stream of frames for an announced one that could not be read."""
+
+    index: int
+    reason: str
+    """One of DROP_REASONS."""
+    detail: str
+    """One line for the log: which file, what was wrong."""
+
 
 # --- target shards: one tar of clips and one tar of per-frame tokens per scene --------------------
 # Clip sample, key = clip id. One safetensors part with the tensors below, one JSON part.

@@ -9,10 +9,13 @@ from preprocessing.rooms import materials as m
 from preprocessing.rooms.materials import Rng
 from preprocessing.rooms.mesh import Furniture, Material, Object, box
 
+WALL_THICKNESS = 0.1
+"""Metres that floor, walls and ceiling reach outwards."""
+
 
 def shell(rng: Rng, width: float, depth: float, height: float) -> tuple[Object, ...]:
     """Floor, ceiling and four walls as slabs outside [0, width] x [0, depth] x [0, height]."""
-    t = 0.1  # slabs overlap in the corners, so that no ray slips through
+    t = WALL_THICKNESS  # slabs overlap in the corners, so that no ray slips through
     floor = Object("floor", (box(m.floor(rng), (-t, -t, -t), (width + t, depth + t, 0)),))
     white = np.full((3, 3), 0.82) * [[1.0], [0.93], [1.0]]
     plain = Material(texture="plaster", colours=white, tile=(2.0, 2.0))

@@ -32,6 +32,11 @@ class ClipBatch:
     dropped: tuple[str, ...] = ()
     """One line for each poisoned clip of the batch: its rows are zero and nowhere valid."""
 
+    @property
+    def samples(self) -> tuple[Clip, ...]:
+        """The clips (spa3r/train/objective.py)."""
+        return self.clips
+
     def tokens(self) -> dict[str, Tensor]:
         """Target tokens by kind ("geo", "sem", "lang"), only what is there."""
         every = {kind: getattr(self, f"{kind}_BVND") for kind in KINDS}

@@ -16,11 +16,10 @@ import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
 
-from preprocessing.scene import Damage
-from preprocessing.video_index import Key, VideoIndex, read_index
 from spa3r.errors import FormatError
 from spa3r.images import MAX_SIDE
-from spa3r.schema import DROP_IMAGE, DROP_TRUNCATED
+from spa3r.schema import DROP_IMAGE, DROP_TRUNCATED, Damage
+from spa3r.video_index import Key, VideoIndex, read_index
 
 # Only demuxers that read one file: playlists would make FFmpeg open others.
 _OPTIONS: Final = {
@@ -56,6 +55,8 @@ class VideoDecoder:
         """
         self._file, self._name = _File(file), name
         self.problems: list[str] = []
+        self.cut = False
+        """Whether the file ends before the video does, as far as it is read."""
         self._container = self._open()
         self._time_base = self._stream.time_base
         self._seekable = True
@@ -88,7 +89,7 @@ class VideoDecoder:
             self._counted = sum(1 for _ in self._decode(None))
             if (announced := self._stream.frames) > self._counted:
                 found = f"only {self._counted} can be decoded"
-                self._note(f"{self._name}: announces {announced} frames, {found}")
+                self._note(f"{self._name}: announces {announced} frames, {found}", cut=True)
         return self._counted
 
     @property
@@ -167,7 +168,7 @@ class VideoDecoder:
                 if packet.size > 0:
                     yield packet
         except FFmpegError as error:
-            self._note(f"{self._name}: reading stopped ({error.strerror})")
+            self._note(f"{self._name}: reading stopped ({error.strerror})", cut=True)
 
     def _read_index(self) -> VideoIndex | None:
         """None where the video must be decoded in order.
@@ -200,7 +201,7 @@ class VideoDecoder:
         if lost:
             self._missing = lost + len(index.times) - len(sure.times)
         count = len(sure.times)
-        self._note(f"{self._name}: is cut; only its first {count} frames can be read")
+        self._note(f"{self._name}: is cut; only its first {count} frames can be read", cut=True)
         return sure
 
     def _ends_early(self, index: VideoIndex) -> bool:
@@ -214,7 +215,8 @@ class VideoDecoder:
         slack = 2.5 * max(np.diff(index.times)) * base if alone else max(1.0, 0.05 * seconds)
         return seconds - index.times[-1] * base > slack
 
-    def _note(self, problem: str) -> None:
+    def _note(self, problem: str, *, cut: bool = False) -> None:
+        self.cut |= cut
         if problem not in self.problems:
             self.problems.append(problem)
 

@@ -9,11 +9,10 @@ import av
 import numpy as np
 import pytest
 
-from preprocessing import video_decoder
-from preprocessing.scene import Damage
-from preprocessing.video_decoder import VideoDecoder
+from spa3r import video_decoder
 from spa3r.errors import FormatError
-from spa3r.schema import DROP_IMAGE, DROP_TRUNCATED
+from spa3r.schema import DROP_IMAGE, DROP_TRUNCATED, Damage
+from spa3r.video_decoder import VideoDecoder
 from tests.video_maker import SIZE, make_video, numbered, read_number, turned
 
 FRAMES = 60

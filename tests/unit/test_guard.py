@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from preprocessing.guard import guarded_split, held_out
 from spa3r.config import IngestSpec
+from spa3r.guard import drop_reason, guarded_split, held_out, held_out_media
 
 KEEP, ALLOW = IngestSpec(), IngestSpec(benchmark_scenes="allow")
 
@@ -43,6 +43,36 @@ def test_who_is_kept_out(dataset: str, scene: str, guarded: bool):
     if guarded:
         assert "list" in why and "says train" in why and "\n" not in why
     assert guarded_split(dataset, scene, "train", ALLOW) == ("train", "")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "scene", "media", "guarded"),
+    [
+        ("", "", ("videos/scene0568_00.mp4",), True),
+        ("", "", ("a/1.jpg", "spar/scannet/images/scene0568_01/image_color/2.jpg"), True),
+        ("scannet", "scene0000_00", ("a/09c1414f1b.v2.mp4",), True),
+        ("arkitscenes", "", ("arkit/41069025.mp4",), True),
+        ("", "", ("videos/scannet_Scene0568_00_vh_clean.mp4",), True),
+        ("", "SCENE0568_00", ("a.mp4",), True),
+        ("", "", ("a/scannetpp-09c1414f1b-iphone.mp4",), True),
+        ("", "", ("a/109c1414f1b.mp4", "landscene0568.mp4", "scene05680.mp4"), False),
+        ("arkitscenes", "12345678", ("arkit/Validation/12345678/1.png",), True),
+        ("arkitscenes", "12345678", ("arkit/Training/12345678/1.png",), False),
+        ("", "", ("validation/12345678.png",), False),
+        ("adt", "", ("adt/41069025.mp4",), False),
+        ("scannet", "scene0000_00", ("scannet/scene0000_00.mp4",), False),
+        ("rooms", "scene0568_00", ("scene0568_00",), False),
+    ],
+)
+def test_any_part_of_a_path_may_name_a_scene(
+    dataset: str, scene: str, media: tuple[str, ...], guarded: bool
+):
+    assert bool(held_out_media(dataset, scene, media)) == guarded
+
+
+def test_drops_are_counted_by_dataset():
+    assert drop_reason("scannet") == "benchmark_scene_scannet"
+    assert drop_reason("") == "benchmark_scene_of_unknown_dataset"
 
 
 @pytest.mark.parametrize("split", ["val", "test", ""])

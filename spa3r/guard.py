@@ -7,7 +7,8 @@ be had, so the split of that dataset's own folders is what keeps the rest out.
 """
 
 import re
-from functools import cache
+from collections.abc import Iterable
+from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Final
 
@@ -15,6 +16,8 @@ from spa3r.config import IngestSpec
 
 GENERATED: Final = "rooms"
 """Dataset of generated rooms, which borrow ScanNet's scene names and nothing else."""
+_NAMES: Final = re.compile(r"(?<![a-z0-9])(?:scene\d{4}(?!\d)|(?:[0-9a-f]{10}|\d{8})(?![a-z0-9]))")
+"""What scenes of ScanNet, ScanNet++ and ARKitScenes are called, in lower case."""
 _SCANNET_TEST: Final = range(707, 807)  # spaces scene0707 to scene0806
 
 
@@ -48,6 +51,31 @@ def held_out(dataset: str, scene: str) -> str:
     return ""
 
 
+def held_out_media(dataset: str, scene: str, media: Iterable[str]) -> str:
+    """As `held_out`, for questions about media: any word of their paths may name the scene.
+
+    Args:
+        dataset, scene: as far as they are known; "": they are not.
+    """
+    if dataset == GENERATED:
+        return ""
+    paths = [path.lower() for path in (scene, *media)]
+    if dataset == "arkitscenes" and any("validation" in path.split("/") for path in paths):
+        return "in ARKitScenes' Validation folder, the list that VSI-Bench asks about"
+    names = dict.fromkeys(name for path in paths for name in _NAMES.findall(path))
+    return next((why for name in names if (why := _remembered(dataset, name))), "")
+
+
+def drop_reason(dataset: str) -> str:
+    """What conversations about a held-out scene are counted by."""
+    return f"benchmark_scene_{dataset or 'of_unknown_dataset'}"
+
+
+@lru_cache(maxsize=65536)
+def _remembered(dataset: str, name: str) -> str:
+    return held_out(dataset, name)
+
+
 def _scannet(space: str, number: int) -> str:
     """By space: another scan of a held-out room shows the same room."""
     if number in _SCANNET_TEST:
@@ -64,4 +92,4 @@ def _val_spaces() -> frozenset[str]:
 
 @cache
 def _ids(name: str) -> frozenset[str]:
-    return frozenset(files("preprocessing.held_out").joinpath(name).read_text().split())
+    return frozenset(files("spa3r.held_out").joinpath(name).read_text().split())

@@ -1,1 +1,0 @@
-"""Ids of scenes that benchmarks ask about, one a line; read by preprocessing.guard."""

@@ -1,0 +1,1 @@
+"""Published instruction data -> our one form (spa3r/instructions.py): a module for each format."""
