@@ -268,6 +268,32 @@ class Spa3REncoder:
         )
         return self._encode([views], surface_points, cache)[0]
 
+    def encode_views(
+        self,
+        views: SceneViews,
+        *,
+        surface_points: int = SURFACE_POINTS,
+        cache: str | Path | None = None,
+    ) -> SceneLatent:
+        """`encode` of views at a working size of somebody else's (Spa3-VLM's), pixel for pixel.
+
+        Raises:
+            ConfigError, TeacherError: as `encode`; patches do not tile the views.
+        """
+        self.grid_of(views)
+        self._check_sensor(views.arrays())
+        return self._encode([views], surface_points, cache)[0]
+
+    def grid_of(self, views: SceneViews) -> tuple[int, int]:
+        """Patches of one view, rows and columns. Raises ConfigError where they do not tile it."""
+        height, width = views.rgb_VHW3.shape[1:3]
+        if height % self.patch_size or width % self.patch_size:
+            raise ConfigError(
+                f"views of {width} x {height} pixels are not tiled by this encoder's patches of"
+                f" {self.patch_size}: choose a working width and a multiple of it"
+            )
+        return height // self.patch_size, width // self.patch_size
+
     def encode_many(
         self,
         scenes: Sequence[GivenImages | Mapping[str, Any]],
@@ -311,9 +337,7 @@ class Spa3REncoder:
         unknown = sorted(set(scene) - set(_VIEWS))
         if unknown or "images" not in scene:
             raise ConfigError(f"a scene is given by {', '.join(_VIEWS)}, got {sorted(scene)}")
-        by_sensor = self.card.teacher.geometric == "rgbd"
-        if by_sensor and any(scene.get(name) is None for name in _VIEWS[1:]):
-            raise TeacherError(PHOTOS_NEED_VGGT)
+        self._check_sensor(scene)
         arguments = dict(scene)
         return prepare_scene(
             arguments.pop("images"),
@@ -321,6 +345,11 @@ class Spa3REncoder:
             width=self.card.image_width,
             multiple=self.card.image_multiple,
         )
+
+    def _check_sensor(self, scene: Mapping[str, Any]) -> None:
+        by_sensor = self.card.teacher.geometric == "rgbd"
+        if by_sensor and any(scene.get(name) is None for name in _VIEWS[1:]):
+            raise TeacherError(PHOTOS_NEED_VGGT)
 
     def _encode(
         self, views: Sequence[SceneViews], surface_points: int, cache: str | Path | None

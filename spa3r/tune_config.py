@@ -101,6 +101,9 @@ class MixtureConfig:
     """A conversation of more tokens is dropped, and counted."""
     max_images: int = 32
     """One of more images is dropped, and counted."""
+    blind_share: float = 0.0
+    """Share of conversations that are learnt without their images, in every epoch others: then the
+    blind control answers as well as the questions alone allow."""
     benchmark_scenes: Literal["keep_out", "allow"] = "keep_out"
     """Conversations about scenes that benchmarks ask about are dropped, and counted."""
     seed: int = 0
@@ -115,6 +118,7 @@ class MixtureConfig:
         )
         require(self.seconds_per_frame > 0, "seconds_per_frame must be positive")
         at_least(self, 1, "max_tokens", "max_images")
+        require(0 <= self.blind_share < 1, f"blind_share must lie in [0, 1), got {self.blind_share}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

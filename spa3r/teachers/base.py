@@ -1,6 +1,7 @@
 """What a teacher may look at and what it returns. Legend: B clips, V views, C context views,
 N tokens per view (row-major patch grid), D width, H W pixels."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -87,6 +88,18 @@ class GeometricTeacher(Protocol):
 
         Raises:
             TeacherError: a view is a target, or the views lack what the teacher needs.
+        """
+        ...
+
+    def layer_tokens(self, views: ClipViews, layers: Sequence[int]) -> tuple[Tensor, ...]:
+        """Tokens (B, V, N, D) float32 of layers, in their order, of views that are all context.
+
+        Args:
+            layers: negative ones count from the last. A teacher that is no network has one, -1.
+
+        Raises:
+            TeacherError: a view is a target, or the views lack what the teacher needs.
+            ConfigError: there is no such layer.
         """
         ...
 

@@ -8,6 +8,7 @@ spread over all channels.
 Legend: B clips, V views, C context views, N tokens per view, D width, P pixels of a patch.
 """
 
+from collections.abc import Sequence
 from typing import Final, Literal
 
 import torch
@@ -114,6 +115,15 @@ class RgbdTeacher:
             depth_BCHW=depth_BCHW,
             confidence_BCHW=confidence_BCHW,
         )
+
+    def layer_tokens(self, views: ClipViews, layers: Sequence[int]) -> tuple[Tensor, ...]:
+        """See GeometricTeacher; only layer -1."""
+        if any(layer != -1 for layer in layers):
+            raise ConfigError(
+                f"fusion.layers is {list(layers)}, but the rgbd teacher has no layers: write [-1]"
+            )
+        tokens_BVND = self.context(views, surface=False).context_BCND
+        return (tokens_BVND,) * len(layers)
 
 
 class LabelTeacher:

@@ -4,6 +4,7 @@ Legend: B clips, V views, C context views, N = h w patches per view, P = special
 D token width, H W pixels.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -158,6 +159,15 @@ class VggtTeacher:
             confidence_BCHW=confidence_BCHW,
         )
 
+    @torch.no_grad()
+    def layer_tokens(self, views: ClipViews, layers: Sequence[int]) -> tuple[Tensor, ...]:
+        """See GeometricTeacher."""
+        require_context(views)
+        depth = self.model.config.aggregator.depth
+        wanted = [_layer_index(layer, depth, "fusion.layers") for layer in layers]
+        levels = self._aggregate(views.images_BV3HW, None, set(wanted))
+        return tuple(self._patches(levels[layer]) for layer in wanted)
+
     @property
     def _last(self) -> int:
         return self.model.config.aggregator.depth - 1
@@ -260,10 +270,10 @@ def _image_hw(views: ClipViews) -> tuple[int, int]:
     return views.images_BV3HW.shape[-2], views.images_BV3HW.shape[-1]
 
 
-def _layer_index(layer: int, depth: int) -> int:
+def _layer_index(layer: int, depth: int, setting: str = "teacher.layer") -> int:
     if not -depth <= layer < depth:
         raise ConfigError(
-            f"teacher.layer is {layer}, but the aggregator has layers 0..{depth - 1}, or"
+            f"{setting} is {layer}, but the aggregator has layers 0..{depth - 1}, or"
             f" {-depth}..-1 counted from the last"
         )
     return layer % depth

@@ -4,6 +4,7 @@ Legend: B conversations, T tokens of the longest, I images of all conversations 
 of all images, H width of the language model, N geometry tokens of one scene, D their width.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -54,12 +55,18 @@ class VlmBatch:
 
     def to(self, device: torch.device | str) -> "VlmBatch":
         """Copy with every tensor on the device."""
+        return self._with(lambda x: x.to(device, non_blocking=True))
 
+    def pin(self) -> "VlmBatch":
+        """Copy in page-locked memory, from which a GPU takes it while it computes."""
+        return self._with(lambda x: x.pin_memory())
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> "VlmBatch":
         def moved(value: Any) -> Any:
             if isinstance(value, Tensor):
-                return value.to(device, non_blocking=True)
+                return change(value)
             if isinstance(value, Geometry):
-                return value.to(device)
+                return replace(value, tokens=moved(value.tokens))
             if isinstance(value, tuple):
                 return tuple(moved(one) for one in value)
             return value

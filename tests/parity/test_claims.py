@@ -3,7 +3,7 @@
 import pytest
 
 from tests.conftest import golden_names, shared_folder
-from tests.parity import test_dinov3, test_prope, test_spa3r, test_vggt
+from tests.parity import test_adapter, test_dinov3, test_prope, test_spa3r, test_vggt
 
 # Kind of fixture -> what its tests are parametrised with.
 CASES: dict[str, list[str] | list[tuple[str, str]]] = {
@@ -11,6 +11,7 @@ CASES: dict[str, list[str] | list[tuple[str, str]]] = {
     "keymap_spa3_vlm_3b": ["keymap_spa3_vlm_3b"],
     "keymap_spa3r_lightning": ["keymap_spa3r_lightning"],
     "keymap_vggt_1b": ["keymap_vggt_1b"],
+    "adapter": test_adapter.NAMES,
     "dinov3": test_dinov3.SIZES,
     "prope": test_prope.NAMES,
     "spa3r": test_spa3r.CASES,
@@ -18,9 +19,6 @@ CASES: dict[str, list[str] | list[tuple[str, str]]] = {
     "vggt_camera_head": test_vggt.CAMERA_HEADS,
     "vggt_depth_head": test_vggt.DPT_HEADS,
     "vggt_masked": test_vggt.MASKS,
-}
-NOT_HERE = {
-    "adapter": "belongs to the VLM issue",
 }
 
 
@@ -31,9 +29,6 @@ def names() -> list[str]:
 
 @pytest.mark.parametrize("name", names())
 def test_every_fixture_is_replayed_or_named(name: str) -> None:
-    for kind, reason in NOT_HERE.items():
-        if name.startswith(kind):
-            pytest.skip(f"{name}: {reason}")
     kinds = [kind for kind in CASES if name.startswith(kind)]
     if not kinds:
         pytest.skip(f"{name}: no parity test knows this kind of fixture")
