@@ -1,5 +1,6 @@
 """Questions of a benchmark and a model's answers, in one form for every suite."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -39,3 +40,13 @@ class Prediction:
     """What the model wrote, unchanged."""
     frames: tuple[str, ...] = ()
     """Names of the frames it saw."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoredQuestion:
+    """One question and what each method's answer is worth, 0..1."""
+
+    id: str
+    task: str
+    scene: str
+    scores: Mapping[Method, float]
