@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
-from spa3r.data.batch import ClipBatch
+from spa3r.train.objective import Pinnable
 
 
 @contextmanager
@@ -45,6 +45,6 @@ def pinned(fetch: Callable[[int], Any]) -> Callable[[int], Any]:
 
     def fetch_pinned(index: int) -> Any:
         found = fetch(index)
-        return found.pin() if isinstance(found, ClipBatch) else found
+        return found.pin() if isinstance(found, Pinnable) else found
 
     return fetch_pinned

@@ -42,13 +42,20 @@ class Verdict:
     guards_reason: str
     dataset: str
     target_hash: str
-    """Of the held-out targets that it was decided on."""
+    """Of the held-out targets, or questions, that it was decided on."""
     against: str
     """The champion's version, "" where there was none."""
     margins: dict[str, float]
-    """Lower 95 % bounds: of geometric R2 against each control, and against the champion."""
+    """Lower 95 % bounds: of the score against each control, and against the champion."""
     evidence: dict[str, Any]
     """All the numbers behind it, as plain JSON."""
+    gate: str = "field_gate"
+    """Begins the names of the tags that say what the guards found, and on which data."""
+
+
+def of(name: str) -> str:
+    """What a command line needs besides to mean this model: nothing where it is the default."""
+    return "" if name == ENCODER_NAME else f" {name}"
 
 
 @answering()
@@ -67,7 +74,7 @@ def promote(client: MlflowClient, candidate: Registered, verdict: Verdict) -> st
         raise WeightsError(
             f"{candidate.name}: champion moved to version {found or 'none'} while version"
             f" {candidate.version} was judged against {verdict.against or 'none'}; run `spa3r"
-            " promote` again"
+            f" promote{of(candidate.name)}` again"
         )
     _record(client, candidate, verdict)
     if verdict.outcome != "promoted":
@@ -100,7 +107,7 @@ def rollback(client: MlflowClient, to: str = "", *, name: str = ENCODER_NAME) ->
         if not to:
             raise WeightsError(
                 f"{present} is champion and no champion before it is recorded: nothing to roll back"
-                " to; `spa3r rollback --to VERSION` names one that was champion"
+                f" to; `spa3r rollback --to VERSION{of(name)}` names one that was champion"
             )
     known = {version for move in moves for version in (move["version"], move["before"]) if version}
     target = find_version(client, to, name=name)
@@ -142,10 +149,10 @@ def _record(client: MlflowClient, version: Registered, verdict: Verdict) -> None
         "verdict_against": verdict.against or "none",
         "verdict_margins": json.dumps(verdict.margins, sort_keys=True),
         "verdict_time": now,
-        "field_gate": "passed" if verdict.guards_passed else "failed",
-        "field_gate_reason": verdict.guards_reason,
-        "field_gate_dataset": verdict.dataset,
-        "field_gate_target_hash": verdict.target_hash,
+        verdict.gate: "passed" if verdict.guards_passed else "failed",
+        f"{verdict.gate}_reason": verdict.guards_reason,
+        f"{verdict.gate}_dataset": verdict.dataset,
+        f"{verdict.gate}_target_hash": verdict.target_hash,
     })  # fmt: skip
     client.log_dict(version.run_id, _evidence(version, verdict, now), _file(version, now))
 
@@ -153,7 +160,7 @@ def _record(client: MlflowClient, version: Registered, verdict: Verdict) -> None
 def _evidence(version: Registered, verdict: Verdict, now: str) -> dict[str, Any]:
     return {
         "version": version.version,
-        "encoder_hash": version.encoder_hash,
+        **version.hashes,
         "outcome": verdict.outcome,
         "reason": verdict.reason,
         "against": verdict.against,

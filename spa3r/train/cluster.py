@@ -27,7 +27,7 @@ from spa3r.errors import ConfigError, Spa3RError, TrainingError
 from spa3r.train.checkpoint_files import newest_step
 from spa3r.train.job import STOP, Job, run_job
 from spa3r.train.loop import TrainResult
-from spa3r.train.pretrain import Launch
+from spa3r.train.run import Launch
 from spa3r.train.signals import asked_to_stop, listen
 from spa3r.train.world import World
 
@@ -44,7 +44,7 @@ _ASKED: Final = threading.Event()  # of a worker's process: it has got SIGTERM
 def on_ray(
     *, workers: int, least: int | None = None, gpu: bool = False, max_failures: int = 3
 ) -> Launch:
-    """A launcher for `pretrain`: Ray at RAY_ADDRESS if that is set, else one started here.
+    """A launcher of runs: Ray at RAY_ADDRESS if that is set, else one started here.
 
     SIGTERM or Ctrl-C ends the run after the step in progress, its state saved. A worker that gets
     SIGTERM makes the group save and start again without it.
@@ -73,7 +73,7 @@ def on_ray(
 
 
 def _scaling(job: Job, most: int, least: int, gpu: bool) -> ScalingConfig:
-    config = job.recipe.train
+    config = job.work.config
     if most > config.batches_per_step:
         logger.info("%d workers: one for each micro-batch of a step", config.batches_per_step)
     most = min(most, config.batches_per_step)

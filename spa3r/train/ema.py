@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights, by parameter name, in float32.
+"""An exponential moving average of the trained weights, by parameter name, in float32.
 
 With sharded weights each rank averages its own rows.
 """
@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from spa3r.train.sharding import local
+from spa3r.train.state import trained
 
 
 def begin_ema(model: nn.Module) -> dict[str, Tensor]:
     """The weights as they are."""
-    return {name: p.detach().float().clone() for name, p in model.named_parameters()}
+    return {name: p.detach().float().clone() for name, p in trained(model).items()}
 
 
 @torch.no_grad()
@@ -25,14 +26,14 @@ def update_ema(ema: Mapping[str, Tensor], model: nn.Module, decay: float, step: 
     mostly be the weights at its beginning.
     """
     share = max(1 - decay, 9 / (10 + step))
-    for name, parameter in model.named_parameters():
+    for name, parameter in trained(model).items():
         local(ema[name]).lerp_(local(parameter), share)
 
 
 @torch.no_grad()
 def load_ema(model: nn.Module, ema: Mapping[str, Tensor]) -> None:
     """Gives the model the averaged weights."""
-    for name, parameter in model.named_parameters():
+    for name, parameter in trained(model).items():
         local(parameter).copy_(local(ema[name]))
 
 

@@ -1,45 +1,74 @@
-"""What one process of a pre-training run does, wherever it was started."""
+"""What one process of a training run does, wherever it was started and whatever it trains."""
 
 import errno
-import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-from spa3r.config import Recipe
-from spa3r.data.batch import TargetSource
-from spa3r.errors import SceneError, TrainingError
-from spa3r.hub import EncoderCard, Spa3REncoder
-from spa3r.models.spa3r import Spa3RModel
-from spa3r.plain import to_dict
-from spa3r.teachers.checkpoints import load_strict
+import torch
+
+from spa3r.errors import TrainingError
+from spa3r.loop_config import LoopConfig
 from spa3r.train.checkpoints import Checkpoints
-from spa3r.train.identity import binding
 from spa3r.train.loop import TrainResult, train
+from spa3r.train.objective import Task
 from spa3r.train.run_lock import check_holder, check_ours
-from spa3r.train.sharding import full_tensors
-from spa3r.train.sources import DataPlaces, TrainingData, open_data
-from spa3r.train.task import PretrainTask
-from spa3r.train.validation import validator
 from spa3r.train.world import World
 
-logger = logging.getLogger(__name__)
-
-ENCODER: Final = "encoder"
 STOP: Final = "stop"
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _LOOK_SECONDS: Final = 1.0
+
+
+class Opened(Protocol):
+    """Work whose data and model are at hand."""
+
+    @property
+    def task(self) -> Task: ...
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What decides the run's result, for the check at restart and re-use; plain JSON."""
+        ...
+
+    def validate(self, world: World) -> Callable[[], Mapping[str, float]] | None:
+        """Scores of task.model as it is when called; None: there is nothing to look at. Every rank
+        must call both."""
+        ...
+
+    def export(self, folder: Path, world: World) -> None:
+        """Writes what the run is for, on rank 0. Every rank must call: weights may be cut up."""
+        ...
+
+
+class Work(Protocol):
+    """What is trained, from what; it can be sent to another machine."""
+
+    @property
+    def config(self) -> LoopConfig: ...
+
+    @property
+    def result(self) -> str:
+        """Name of the folder below the run that `Opened.export` writes."""
+        ...
+
+    def open(self, device: torch.device | str = "cpu") -> Opened:
+        """Finds the data and makes the model, as it is before its first step.
+
+        Raises:
+            Spa3RError: something is missing or does not fit.
+        """
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """All that a process needs to take part in a run; it can be sent to another machine."""
 
-    recipe: Recipe
-    targets: DataPlaces | str | TargetSource
+    work: Work
     run: Path
     checkpoints: str = ""
     """A folder, as path or fsspec URL; empty: <run>/checkpoints."""
@@ -53,34 +82,22 @@ class Job:
         return self.checkpoints or str(self.run / "checkpoints")
 
 
-def identity_of(job: Job, data: TrainingData) -> dict[str, Any]:
-    """What decides a run's result, for the check at restart and re-use."""
-    return {
-        "recipe": binding(job.recipe),
-        "target_hash": data.target_hash,
-        "order_hash": data.order_hash,
-        "init_from": job.init_from,
-    }
-
-
 def run_job(job: Job, world: World, stop: Callable[[], bool] = lambda: False) -> TrainResult:
-    """Trains, and on rank 0 writes <run>/encoder when the last step is done.
+    """Trains, and on rank 0 writes the result into the run when the last step is done.
 
     Besides `stop`, a file <run>/stop that anyone makes ends the run, its state saved.
 
     Raises:
         TrainingError: as `train`; a full disk; or another process carries the run on.
     """
-    data = open_data(job.targets, job.recipe, device=world.device)
-    task = PretrainTask(job.recipe, data)
+    opened = job.work.open(world.device)
     allowed = partial(check_ours, job.run, job.checkpoints_url, job.holder)
-    identity = identity_of(job, data)
-    url, config = job.checkpoints_url, job.recipe.train
+    url, config = job.checkpoints_url, job.work.config
     try:
         job.run.mkdir(parents=True, exist_ok=True)
-        with Checkpoints(url, world, config, identity, allowed=allowed) as checkpoints:
+        with Checkpoints(url, world, config, opened.identity, allowed=allowed) as checkpoints:
             result = train(
-                task,
+                opened.task,
                 config,
                 job.run,
                 checkpoints=checkpoints,
@@ -88,10 +105,10 @@ def run_job(job: Job, world: World, stop: Callable[[], bool] = lambda: False) ->
                 loaders=job.loaders,
                 init_from=job.init_from,
                 stop=_Stop(job, world, stop),
-                validate=_validation(job, data, task, world),
+                validate=opened.validate(world),
             )
         if result.finished:
-            _export(job, data, task, world)
+            opened.export(job.run / job.work.result, world)
     except OSError as error:
         if error.errno not in _FULL:
             raise
@@ -100,20 +117,6 @@ def run_job(job: Job, world: World, stop: Callable[[], bool] = lambda: False) ->
             " continues from its last checkpoint"
         ) from error
     return result
-
-
-def _validation(
-    job: Job, data: TrainingData, task: PretrainTask, world: World
-) -> Callable[[], Mapping[str, float]] | None:
-    config = job.recipe.train
-    if data.held_out is None or not config.validate_every:
-        return None
-    try:
-        return validator(task.model, data.held_out, config, world, stats=data.stats)
-    except SceneError as error:  # too few of them: a run is worth having all the same
-        if world.rank == 0:
-            logger.warning("training goes on without validation: %s", error)
-        return None
 
 
 class _Stop:
@@ -131,28 +134,3 @@ class _Stop:
         self._looked = time.monotonic()
         check_holder(self._job.run, self._job.holder)
         return (self._job.run / STOP).exists()
-
-
-def _export(job: Job, data: TrainingData, task: PretrainTask, world: World) -> None:
-    """Writes the encoder on rank 0. Every rank must call it: weights may be cut up."""
-    weights = full_tensors(task.model.state_dict())
-    if world.rank != 0:
-        return
-    model = Spa3RModel(job.recipe.model)
-    load_strict(model, weights, where=str(job.run))
-    card = EncoderCard(
-        model=job.recipe.model,
-        teacher=job.recipe.teacher,
-        references=data.references,
-        image_width=job.recipe.ingest.width,
-        image_multiple=job.recipe.ingest.multiple,
-        provenance={
-            "recipe": job.recipe.name,
-            "settings": to_dict(job.recipe),
-            "steps": job.recipe.train.steps,
-            "data_hash": data.data_hash,
-            "target_hash": data.target_hash,
-            "datasets": sorted({clip.dataset for clip in data.source.clips}),
-        },
-    )
-    Spa3REncoder(model, card).save_pretrained(job.run / ENCODER)

@@ -1,22 +1,27 @@
-"""The chain from an encoder back to the scans, and whether its pieces are still what they were.
+"""The chain from a model back to the scans, and whether its pieces are still what they were.
 
 Each piece is looked for where it was recorded (spa3r/train/origin.py) and compared by hash
 (spa3r/train/links.py). One that was not recorded is said to be so; nothing is inferred.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from mlflow import MlflowClient
 
 from spa3r import storage
-from spa3r.errors import WeightsError
+from spa3r.errors import ServiceError, WeightsError
 from spa3r.train import registry
-from spa3r.train.links import Link, LookAtScans, encoder_state, links_of
+from spa3r.train.links import Link, LookAtScans, State, encoder_state, links_of
 from spa3r.train.origin import LINEAGE, card_lineage, read_lineage
 from spa3r.train.provenance import encoder_hash
-from spa3r.train.registry import Registered
+from spa3r.train.registry import VLM_HASH, Registered
+from spa3r.train.vlm_links import SUITE_SCORES, dependency, vlm_links_of, vlm_state
+from spa3r.train.vlm_origin import card_record, read_vlm_lineage
+from spa3r.train.vlm_registry import VLM_NAME
+from spa3r.vlm.card import CONFIG_FILE
+from spa3r.vlm.card import FORMAT as VLM_FORMAT
 
 _SAID: Final = {
     "same": "there, unchanged",
@@ -68,7 +73,8 @@ def _lines(link: Link) -> Iterator[str]:
 def trace(
     client: MlflowClient | None, model: str, *, look_at_scans: LookAtScans | None = None
 ) -> Lineage:
-    """The chain of a registered version or of an encoder's folder.
+    """The chain of a registered version or of a folder: of an encoder, or of a Spa3-VLM, whose
+    chain goes on with that of the encoder it depends on.
 
     Args:
         client: of the registry; None: there is none, then `model` is a folder.
@@ -76,12 +82,14 @@ def trace(
         look_at_scans: None: scans are compared by what ingest noted of them only.
 
     Raises:
-        WeightsError: no such version, or not an encoder. ConfigError: not a name of a version.
+        WeightsError: no such version, or neither of the two. ConfigError: not a name of a version.
     """
     version = None
     if model.startswith("models:/") and client is not None:
         version = registry.named(client, model)
-    elif client is not None:
+    if _is_vlm(version, model):
+        return Lineage(model=model, links=tuple(_vlm_links(client, version, model, look_at_scans)))
+    if version is None and client is not None:
         version = registry.find_by_hash(client, encoder_hash(model))
     record = _record(client, version, model)
     links: list[Link] = []
@@ -91,6 +99,60 @@ def trace(
         links.append(Link(part="encoder", what="not registered", where=record["encoder"]["folder"],
                           hash=record["encoder"]["hash"], state="same"))  # fmt: skip
     return Lineage(model=model, links=(*links, *links_of(record, look_at_scans)))
+
+
+def _is_vlm(version: Registered | None, model: str) -> bool:
+    if version is not None:
+        return VLM_HASH in version.tags
+    card = storage.join(model, CONFIG_FILE)
+    return storage.exists(card) and storage.read_json(card).get("format") == VLM_FORMAT
+
+
+def _vlm_links(
+    client: MlflowClient | None,
+    version: Registered | None,
+    model: str,
+    look_at_scans: LookAtScans | None,
+) -> Iterator[Link]:
+    """Of a Spa3-VLM: its own pieces, then those of its encoder."""
+    folder = str(registry.resolve(model)) if model.startswith("models:/") else model
+    said = card_record(folder)
+    digest = said["vlm"]["hash"]
+    if version is None and client is not None:
+        version = registry.find_by_hash(client, digest, name=VLM_NAME, tag=VLM_HASH)
+    record = None
+    if client is not None and version is not None:
+        yield from _of_version(
+            client, version, tag=VLM_HASH, state_of=vlm_state, scores_tag=SUITE_SCORES
+        )
+        path = registry.run_artifact(client, version.run_id, f"lineage/{digest}/{LINEAGE}")
+        record = read_vlm_lineage(path.parent, digest) if path else None
+    else:
+        yield Link(part="vlm", what="not registered", where=folder, hash=digest, state="same")
+        record = read_vlm_lineage(storage.join(folder, ".."), digest)
+    record = record or said
+    yield from vlm_links_of(record)
+    yield from _encoder_links(client, record["encoder"], folder, look_at_scans)
+
+
+def _encoder_links(
+    client: MlflowClient | None,
+    encoder: Mapping[str, str],
+    folder: str,
+    look_at_scans: LookAtScans | None,
+) -> Iterator[Link]:
+    """The encoder that a model depends on, and its own chain."""
+    if not encoder:
+        return
+    uri = encoder["uri"]
+    place = storage.join(folder, uri) if uri.startswith(("./", "../")) else uri
+    try:
+        chain = trace(client, place, look_at_scans=look_at_scans)
+    except (WeightsError, ServiceError) as error:
+        yield replace(dependency(encoder, ""), state="gone", note=str(error))
+        return
+    yield dependency(encoder, chain.links[0].hash)
+    yield from chain.links
 
 
 def _record(
@@ -108,11 +170,18 @@ def _record(
     return read_lineage(beside, encoder_hash(folder)) or card_lineage(folder)
 
 
-def _of_version(client: MlflowClient, version: Registered) -> Iterator[Link]:
+def _of_version(
+    client: MlflowClient,
+    version: Registered,
+    *,
+    tag: str = registry.ENCODER_HASH,
+    state_of: Callable[[str, str], tuple[State, str]] = encoder_state,
+    scores_tag: str = "field_scores",
+) -> Iterator[Link]:
     """The version, what was decided of it, and the run that logged it."""
-    uri, digest = f"models:/{version.name}/{version.version}", version.tags.get("encoder_hash", "")
+    uri, digest = f"models:/{version.name}/{version.version}", version.tags.get(tag, "")
     try:
-        state, note = encoder_state(str(registry.resolve(uri)), digest)
+        state, note = state_of(str(registry.resolve(uri)), digest)
     except WeightsError as error:
         state, note = "gone", str(error)
     aliases = f" ({', '.join(version.aliases)})" if version.aliases else ""
@@ -120,7 +189,7 @@ def _of_version(client: MlflowClient, version: Registered) -> Iterator[Link]:
         part="version", what=f"{version}{aliases}", where=uri, hash=digest, state=state, note=note
     )
     tags = version.tags
-    for scores in tags.get("field_scores", "not evaluated").split("; "):
+    for scores in tags.get(scores_tag, "not evaluated").split("; "):
         yield Link(part="scores", what=scores)
     if "verdict" in tags:
         before = tags["verdict_against"]

@@ -39,8 +39,8 @@ def links_of(record: Mapping[str, Any], look_at_scans: LookAtScans | None) -> It
     yield _run(record)
     if record["parent"]:
         yield _parent(record["parent"])
-    yield _recipe(record["recipe"])
-    yield from _made_with(record)
+    yield recipe_link(record["recipe"])
+    yield from made_with(record)
     for targets in record["targets"]:
         yield _targets(targets)
     yield from _teachers(record)
@@ -57,10 +57,11 @@ def encoder_state(folder: str, digest: str) -> tuple[State, str]:
         found = encoder_hash(folder)
     except WeightsError:
         return "gone", ""
-    return _same(found, digest)
+    return same(found, digest)
 
 
-def _same(found: str, recorded: str) -> tuple[State, str]:
+def same(found: str, recorded: str) -> tuple[State, str]:
+    """State of a piece with that hash now, and one line where it has changed."""
     return ("same", "") if found == recorded else ("changed", f"its hash is {found} now")
 
 
@@ -87,14 +88,15 @@ def _parent(parent: Mapping[str, str]) -> Link:
     return Link(part="parent", what=parent["name"], hash=parent["hash"], state=state, note=note)
 
 
-def _recipe(recipe: Mapping[str, Any]) -> Link:
+def recipe_link(recipe: Mapping[str, Any]) -> Link:
+    """Its settings, by their hash."""
     if not recipe["settings"]:
         return Link(part="recipe", what=recipe["name"], state="not recorded")
-    state, note = _same(config_hash(recipe["settings"]), recipe["hash"])
+    state, note = same(config_hash(recipe["settings"]), recipe["hash"])
     return Link(part="recipe", what=recipe["name"], hash=recipe["hash"], state=state, note=note)
 
 
-def _made_with(record: Mapping[str, Any]) -> Iterator[Link]:
+def made_with(record: Mapping[str, Any]) -> Iterator[Link]:
     """Code and packages, each with its steps where they changed while the run was made."""
     lives = record.get("lives")  # older records name those of the end only
     steps = record["run"]["steps"]
@@ -155,7 +157,7 @@ def _manifest_state(piece: Mapping[str, Any], key: str) -> tuple[State, str]:
         return "changed", str(error)
     if manifest is None:
         return "gone", ""
-    return _same(str(manifest.get(key)), piece["hash"])
+    return same(str(manifest.get(key)), piece["hash"])
 
 
 def _teachers(record: Mapping[str, Any]) -> Iterator[Link]:
@@ -171,7 +173,7 @@ def _teachers(record: Mapping[str, Any]) -> Iterator[Link]:
         state: State = "unknown" if folder else "not recorded"
         note = "the targets that it made are gone" if folder else ""
         if now.get(role):
-            state, note = _same(now[role]["hash"], teacher["hash"])
+            state, note = same(now[role]["hash"], teacher["hash"])
         yield Link(
             part="teacher",
             what=f"{role}: {teacher['kind']} ({teacher['uri']}), licence {terms.get('name', '')}",
@@ -223,4 +225,4 @@ def _as_noted(scans: Mapping[str, Any]) -> State:
         return "not recorded"
     manifest = read_manifest(scans["shards"])
     found = scans_hash(scans["shards"], manifest["shards"]) if manifest else ""
-    return _same(found, scans["hash"])[0] if found else "gone"
+    return same(found, scans["hash"])[0] if found else "gone"

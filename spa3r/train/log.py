@@ -1,4 +1,4 @@
-"""What a run says about itself: losses, speed and dropped clips, one line per log window."""
+"""What a run says about itself: losses, speed and dropped samples, one line per log window."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,17 +6,16 @@ from typing import Any, Final
 
 from torch import Tensor
 
-from spa3r.data.batch import ClipBatch
 from spa3r.errors import TrainingError
-from spa3r.train.dropped import DROPPED, DroppedClips
+from spa3r.train.dropped import DROPPED, DroppedSamples
 from spa3r.train.flops import peak_flops
 from spa3r.train.metrics import METRICS, MeanLosses, StepLines
-from spa3r.train.objective import Task
+from spa3r.train.objective import Batch, Task
 from spa3r.train.throughput import Throughput
 from spa3r.train.world import World
 
 EMPTY_STEPS: Final = 10
-"""So many steps in a row without a token in the loss end a run: every clip is being dropped."""
+"""So many steps in a row without a token in the loss end a run: every sample is being dropped."""
 
 
 class RunLog:
@@ -27,7 +26,7 @@ class RunLog:
         self._useful = first_step  # end of the last window with a token in the loss
         self._lines = StepLines(run / METRICS, world, first_step=first_step)
         self._losses = MeanLosses(world)
-        self._dropped = DroppedClips(run, world, first_step=first_step)
+        self._dropped = DroppedSamples(run, world, task.sample, first_step=first_step)
         self.speed = Throughput(world, teachers=task.has_teachers, peak=peak_flops(world.device))
 
     @property
@@ -38,14 +37,14 @@ class RunLog:
     def add(
         self,
         step: int,
-        batch: ClipBatch,
+        batch: Batch,
         losses: Mapping[str, Tensor],
         tokens: Mapping[str, Tensor],
     ) -> None:
         """Counts one micro-batch of optimizer step `step` (from 1)."""
         self._losses.add(losses, tokens)
         self._dropped.add(step, batch.dropped)
-        self.speed.add(batch, self._task.flops(batch))
+        self.speed.add(self._task.counts(batch), self._task.flops(batch))
 
     def close(self, step: int, *, lr: float, grad_norm: Tensor) -> dict[str, float]:
         """The window's line, over all ranks; a new window begins. Every rank must call.
@@ -60,9 +59,8 @@ class RunLog:
         self._useful = step if losses else self._useful
         if step - self._useful >= EMPTY_STEPS:
             raise TrainingError(
-                f"no token entered the loss in the steps {self._useful + 1} to {step}, where all"
-                f" clips were dropped or are nowhere valid: see {self._run / DROPPED}, and run"
-                " `spa3r targets` again"
+                f"no token entered the loss in the steps {self._useful + 1} to {step}:"
+                f" {self._task.starved} (left out: {self._run / DROPPED})"
             )
         return {
             "step": step,
@@ -70,7 +68,7 @@ class RunLog:
             "grad_norm": float(grad_norm),
             **losses,
             **self.speed.read(),
-            "dropped_clips": dropped,
+            f"dropped_{self._task.sample}s": dropped,
         }
 
     def write(self, line: Mapping[str, float]) -> None:

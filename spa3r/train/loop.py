@@ -192,18 +192,18 @@ def _kept(saved: int, checkpoints: Checkpoints) -> str:
 
 
 def _explain(task: Task, found: Gradient, step: int, kept: str, world: World) -> str:
-    """Names step, scenes and clips of a step that must not reach the weights.
+    """Names step and samples of a step that must not reach the weights.
 
     All ranks say the same: one rank's bad loss has spoilt the averaged gradient of every other.
     """
     assert isinstance(task, nn.Module)
-    gather_for_good(task)  # ranks ask about unequal numbers of clips
-    bad = world.texts([task.blame(clips) for clips, total in found.done if not _finite(total)])
+    gather_for_good(task)  # ranks ask about unequal numbers of samples
+    bad = world.texts([task.blame(samples) for samples, total in found.done if not _finite(total)])
     what = "loss" if bad else f"gradient (norm {float(found.norm)})"
-    named = "; ".join(bad or world.texts([task.blame(clips) for clips, _ in found.done]))
+    named = "; ".join(bad or world.texts([task.blame(samples) for samples, _ in found.done]))
     return (
         f"non-finite {what} at step {step} in {named}; the weights are untouched and {kept}: look"
-        " at these clips, or lower train.lr, then start again"
+        f" at these {task.sample}s, or lower train.lr, then start again"
     )
 
 

@@ -14,6 +14,8 @@ from spa3r.eval.field_report import COMPARED, MODEL
 from spa3r.train.world import World
 
 METRICS: Final = "metrics.jsonl"
+HELD_OUT_TEXT: Final = "validation/text"
+"""Mean cross-entropy of conversations that are held out of tuning."""
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -28,7 +30,10 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def score_of(scores: Mapping[str, float]) -> float | None:
-    """R2 of the first kind of token that the student predicts: higher is better. None: unknown."""
+    """Higher is better: R2 of the first kind of token that the student predicts; of tuning, minus
+    the held-out conversations' loss. None: unknown."""
+    if HELD_OUT_TEXT in scores:
+        return -scores[HELD_OUT_TEXT]
     names = (f"field/{MODEL}/{metric}" for metric in COMPARED)
     return next((scores[name] for name in names if name in scores), None)
 

@@ -1,13 +1,14 @@
-"""The registry of encoders in MLflow: versions, where they came from, and their evaluations.
+"""The registry of models in MLflow: versions, where they came from, and their evaluations.
 
-A version is identified by the hash of its encoder folder, so registering twice gives one version.
+A version is identified by the hash of its folder (encoder_hash, or vlm_hash: see vlm_registry.py),
+so registering twice gives one version.
 Aliases: `candidate` is the newest version, `champion` the one that passed the gate
 (spa3r/train/champion.py).
 """
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,7 +34,8 @@ ENCODER_NAME: Final = "spa3r-encoder"
 CANDIDATE: Final = "candidate"
 CHAMPION: Final = "champion"
 _PYFUNC: Final = Path(__file__).with_name("pyfunc.py")
-_HASH_TAG: Final = "encoder_hash"
+ENCODER_HASH: Final = "encoder_hash"
+VLM_HASH: Final = "vlm_hash"
 _NOT_THERE: Final = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
@@ -57,32 +59,61 @@ def register_encoder(
     Returns:
         The version's number, and whether this very encoder was there already.
     """
-    client, record = tracker.client, lineage_of(folder, origin or Origin())
-    digest = record["encoder"]["hash"]
-    known = find_by_hash(client, digest, name=name)
+    record = lineage_of(folder, origin or Origin())
+    model = Model(
+        kind="encoder", folder=folder, record=record, pyfunc=_PYFUNC, hash_tag=ENCODER_HASH,
+        tags=lambda: provenance_tags(folder) | _lineage_tags(record),
+    )  # fmt: skip
+    return register(tracker, model, name=name, candidate=candidate)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Model:
+    """What is registered."""
+
+    kind: str
+    """Name of its artifact, and of its entry in the lineage record."""
+    folder: str | Path
+    record: Mapping[str, Any]
+    """Its lineage: the hash that identifies it is record[kind]["hash"]."""
+    pyfunc: Path
+    """The file that MLflow runs to load it."""
+    hash_tag: str
+    """The tag with that hash."""
+    tags: Callable[[], dict[str, str]]
+    """Of a new version, besides the hash."""
+
+
+@answering()
+def register(
+    tracker: Tracker, model: Model, *, name: str, candidate: bool = True
+) -> tuple[str, bool]:
+    """Registers a folder as a version; see `register_encoder`."""
+    client, digest = tracker.client, model.record[model.kind]["hash"]
+    known = find_by_hash(client, digest, name=name, tag=model.hash_tag)
     if known is not None:
         if candidate:
             client.set_registered_model_alias(name, CANDIDATE, known.version)
-        logger.info("%s version %s is this very encoder, re-used", name, known.version)
+        logger.info("%s version %s is this very %s, re-used", name, known.version, model.kind)
         return known.version, True
-    _log_lineage(tracker, record)
+    _log_lineage(tracker, model.record, f"lineage/{digest}")
     with mlflow.start_run(run_id=tracker.run_id, log_system_metrics=False):
         info = mlflow.pyfunc.log_model(
-            name="encoder",
-            python_model=str(_PYFUNC),
-            artifacts={"encoder": str(folder)},
+            name=model.kind,
+            python_model=str(model.pyfunc),
+            artifacts={model.kind: str(model.folder)},
             # Named, because guessing them would load the model and ask the network.
             pip_requirements=["spa3r-platform"],
         )
-    tags = provenance_tags(folder) | {_HASH_TAG: digest} | _lineage_tags(record)
+    tags = model.tags() | {model.hash_tag: digest}
     version = mlflow.register_model(info.model_uri, name, tags=tags)
     if candidate:
         client.set_registered_model_alias(name, CANDIDATE, version.version)
     return str(version.version), False
 
 
-def _log_lineage(tracker: Tracker, record: Mapping[str, Any]) -> None:
-    client, run_id, folder = tracker.client, tracker.run_id, lineage_folder(record)
+def _log_lineage(tracker: Tracker, record: Mapping[str, Any], folder: str) -> None:
+    client, run_id = tracker.client, tracker.run_id
     client.log_dict(run_id, dict(record), f"{folder}/{LINEAGE}")
     client.log_dict(run_id, record["recipe"]["settings"] or {}, f"{folder}/recipe.json")
     packages = environment()
@@ -98,23 +129,25 @@ def _log_lineage(tracker: Tracker, record: Mapping[str, Any]) -> None:
         client.log_text(run_id, packages.lock, f"{folder}/requirements.lock")
 
 
-def lineage_folder(record: Mapping[str, Any]) -> str:
-    """Where the artifacts of a lineage record lie in its run."""
-    return f"lineage/{record['encoder']['hash']}"
-
-
 def _lineage_tags(record: Mapping[str, Any]) -> dict[str, str]:
     """Places and hashes by which versions are searched; the record itself is an artifact."""
     parent = record["parent"] or {"name": "", "hash": ""}
+    tags = {
+        "targets": record["targets"][0]["folder"],
+        "shards": record["shards"]["folder"],
+        "parent": parent["name"],
+        "parent_hash": parent["hash"],
+    }
+    return run_tags(record) | {name: value for name, value in tags.items() if value}
+
+
+def run_tags(record: Mapping[str, Any]) -> dict[str, str]:
+    """Of a record's run, code and packages."""
     tags = {
         **record["code"],
         **record["environment"],
         "run_folder": record["run"]["folder"],
         "checkpoints": record["run"]["checkpoints"],
-        "targets": record["targets"][0]["folder"],
-        "shards": record["shards"]["folder"],
-        "parent": parent["name"],
-        "parent_hash": parent["hash"],
     }
     codes = dict.fromkeys(life["code"]["code_hash"] for life in record.get("lives", []))
     if len(codes) > 1:
@@ -130,7 +163,7 @@ def _versions(client: MlflowClient, name: str) -> list[ModelVersion]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Registered:
-    """One version of a registered encoder, and the run that made it."""
+    """One version of a registered model, and the run that made it."""
 
     name: str
     version: str
@@ -142,13 +175,19 @@ class Registered:
         return f"{self.name} version {self.version}"
 
     @property
+    def hashes(self) -> dict[str, str]:
+        """Those that identify it: of an encoder's folder; of a Spa3-VLM's, and of its encoder's."""
+        return {key: self.tags[key] for key in (VLM_HASH, ENCODER_HASH) if key in self.tags}
+
+    @property
     def encoder_hash(self) -> str:
-        """Raises WeightsError for a version that something else has registered."""
-        if _HASH_TAG not in self.tags:
+        """Of an encoder, or of the one that a Spa3-VLM depends on. Raises WeightsError for a
+        version that something else has registered."""
+        if ENCODER_HASH not in self.tags:
             raise WeightsError(
-                f"{self} has no tag {_HASH_TAG}: `spa3r pretrain` registers encoders"
+                f"{self} has no tag {ENCODER_HASH}: `spa3r pretrain` registers encoders"
             )
-        return self.tags[_HASH_TAG]
+        return self.tags[ENCODER_HASH]
 
 
 @answering()
@@ -167,7 +206,9 @@ def require(client: MlflowClient, alias: str, *, name: str = ENCODER_NAME) -> Re
     """The version with that alias. Raises WeightsError where no version has it."""
     found = find(client, alias, name=name)
     if found is None:
-        cure = "promote" if alias == CHAMPION else "pretrain"
+        is_encoder = name == ENCODER_NAME
+        make = "pretrain" if is_encoder else "tune"
+        cure = make if alias != CHAMPION else "promote" if is_encoder else f"promote {name}"
         raise WeightsError(f"{name} has no version with alias {alias}: run `spa3r {cure}`")
     return found
 
@@ -222,11 +263,11 @@ def run_facts(client: MlflowClient, run_id: str) -> dict[str, str] | None:
 
 @answering()
 def find_by_hash(
-    client: MlflowClient, digest: str, *, name: str = ENCODER_NAME
+    client: MlflowClient, digest: str, *, name: str = ENCODER_NAME, tag: str = ENCODER_HASH
 ) -> Registered | None:
-    """The version made of the encoder folder with that `encoder_hash`, None where there is none."""
+    """The version made of the folder with that hash, None where there is none."""
     for version in _versions(client, name):
-        if version.tags.get(_HASH_TAG) == digest:  # a search leaves out their aliases
+        if version.tags.get(tag) == digest:  # a search leaves out their aliases
             return _registered(client.get_model_version(name, str(version.version)))
     return None
 
@@ -258,7 +299,7 @@ def run_artifact(client: MlflowClient, run_id: str, path: str) -> Path | None:
 
 @answering()
 def resolve(uri: str) -> Path:
-    """Local encoder folder of "models:/<name>@<alias>" or "models:/<name>/<version>".
+    """Local folder of the model "models:/<name>@<alias>" or "models:/<name>/<version>".
 
     Uses the process's tracking server (`connect`, mlflow.set_tracking_uri, MLFLOW_TRACKING_URI);
     where it has none, connects it to the database in SPA3R_HOME. Creates no store.
@@ -278,7 +319,7 @@ def resolve(uri: str) -> Path:
         raise WeightsError(f"{uri} is not in the registry {server}: {reason}") from error
     found = sorted(Path(folder).glob("artifacts/*/config.json"))
     if not found:
-        raise WeightsError(f"{uri} in {storage.redacted(server)} holds no encoder")
+        raise WeightsError(f"{uri} in {storage.redacted(server)} holds no model of ours")
     return found[0].parent
 
 

@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from spa3r.loop_config import LoopConfig
 from spa3r.models.transformer import Block
+from spa3r.train.objective import Task
 from spa3r.train.world import World
 
 
@@ -25,7 +26,7 @@ def blocks(module: nn.Module) -> Iterator[Block]:
     return (part for part in module.modules() if isinstance(part, Block))
 
 
-def distribute(task: Any, config: LoopConfig, world: World) -> nn.Module:
+def distribute(task: Task, config: LoopConfig, world: World) -> nn.Module:
     """The task (an nn.Module), compiled if asked, as its workers call it; parameters keep names.
 
     DDP: whole weights on every rank, gradients averaged in the last backward of a step. FSDP2:
@@ -34,7 +35,7 @@ def distribute(task: Any, config: LoopConfig, world: World) -> nn.Module:
     """
     assert isinstance(task, nn.Module)
     if config.compile:
-        for block in blocks(task):
+        for block in task.blocks():
             block.compile(dynamic=True)
     if world.size == 1:
         return task
@@ -61,17 +62,18 @@ def gradient_sync(module: nn.Module, *, wanted: bool) -> AbstractContextManager[
     return nullcontext()
 
 
-def shard(module: nn.Module, world: World) -> None:
-    """Cuts the parameters of a module up among the workers, in place, in float32.
+def shard(task: Task, world: World) -> None:
+    """Cuts the parameters of a task up among the workers, in place, in float32.
 
-    A block's weights are gathered when it is called and dropped after it, all others when `module`
-    itself is called: it must be entered there, not through a part of it.
+    A block's weights are gathered when it is called and dropped after it, all others when the
+    task itself is called: it must be entered there, not through a part of it.
     """
     assert distributed.group.WORLD is not None, "the workers' group is open"
+    assert isinstance(task, nn.Module)
     mesh = DeviceMesh.from_group(distributed.group.WORLD, world.device.type)
-    for block in blocks(module):
+    for block in task.blocks():
         fully_shard(block, mesh=mesh)
-    fully_shard(module, mesh=mesh)
+    fully_shard(task, mesh=mesh)
 
 
 def gather_for_good(module: nn.Module) -> None:

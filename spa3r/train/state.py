@@ -1,7 +1,8 @@
 """The state of a run between two optimizer steps, as named tensors: taken whole, given back whole.
 
 The learning rate is a function of the step and so is the data order, so neither has a state of its
-own. Tensors are full ones, whatever the sharding: any number of workers can go on from them.
+own. Tensors are full ones, whatever the sharding: any number of workers can go on from them. What
+is frozen is not part of it: a run finds that where it found it at its beginning.
 """
 
 from collections.abc import Mapping
@@ -36,15 +37,28 @@ class TrainState:
     """Moving average of the parameters by name, float32; None: not kept."""
 
 
+def trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that an optimizer changes, by name; one that has two names by the first."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def trained_state(model: nn.Module) -> dict[str, Tensor]:
+    """The model's state_dict without its frozen parameters and without second names."""
+    kept = trained(model).keys()
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    state = model.state_dict()
+    return {name: x for name, x in state.items() if name in kept or name not in parameters}
+
+
 def snapshot(state: TrainState, world: World) -> dict[str, dict[str, Tensor]]:
     """Copies of all tensors on the CPU, by file; empty tables on other ranks than 0.
 
     Every rank must call it.
     """
-    model = state.model.state_dict()
+    model = trained_state(state.model)
     moments = {
         f"{name}/{part}": state.optimizer.state[p][part]
-        for name, p in state.model.named_parameters()
+        for name, p in trained(state.model).items()
         for part in ("step", *_MOMENTS)
     }
     generators = world.gather(_generators(world.device))
@@ -83,7 +97,7 @@ def begin_with(state: TrainState, weights: Table, where: str) -> None:
 
 def _fill(model: nn.Module, tensors: Table, where: str) -> None:
     """Loads every tensor of a model, sharded or not."""
-    wanted = model.state_dict()
+    wanted = trained_state(model)
     check_fit(wanted, tensors, network=type(model).__name__, where=where)
     for name, tensor in wanted.items():
         copy_full(tensor, tensors[name])
@@ -92,7 +106,7 @@ def _fill(model: nn.Module, tensors: Table, where: str) -> None:
 def _restore_optimizer(state: TrainState, tensors: Table, where: str) -> None:
     """Gives AdamW back its two moments and step count of every parameter."""
     found: dict[str, Tensor] = {}
-    for name, parameter in state.model.named_parameters():
+    for name, parameter in trained(state.model).items():
         mine = {part: torch.zeros_like(parameter) for part in _MOMENTS}
         mine["step"] = torch.zeros((), device=parameter.device)
         state.optimizer.state[parameter] = mine

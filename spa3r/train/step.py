@@ -1,4 +1,4 @@
-"""One optimizer step's gradient, however its clips are spread over micro-batches and workers.
+"""One optimizer step's gradient, however its samples are spread over micro-batches and workers.
 
 Each part of the loss is a mean over the tokens that count in a micro-batch, but clips of more views
 have more tokens, and a step wants the mean over all of its tokens. So each part goes back times its
@@ -16,12 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spa3r.data.batch import ClipBatch
-from spa3r.data.clips import Clip
 from spa3r.errors import ConfigError
 from spa3r.loop_config import LoopConfig
 from spa3r.train.log import RunLog
-from spa3r.train.objective import Task
+from spa3r.train.objective import Batch, Task
 from spa3r.train.sharding import gradient_sync, local, whole
 from spa3r.train.world import World
 
@@ -30,8 +28,8 @@ from spa3r.train.world import World
 class Gradient:
     """What a step has found. The gradients are those of the step, clipped, on all ranks alike."""
 
-    done: tuple[tuple[tuple[Clip, ...], Tensor], ...]
-    """This rank's micro-batches: their clips and their loss."""
+    done: tuple[tuple[tuple[Any, ...], Tensor], ...]
+    """This rank's micro-batches: their samples and their loss."""
     norm: Tensor
     """Before clipping."""
     broken: bool
@@ -54,22 +52,22 @@ class Stepper:
     def gradient(self, step: int, fetched: Iterator[Any], stop: Callable[[], bool]) -> Gradient:
         """Forward and backward of optimizer step `step` (from 0). Every rank must call."""
         tokens: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.world.device))
-        done: list[tuple[tuple[Clip, ...], Tensor]] = []
+        done: list[tuple[tuple[Any, ...], Tensor]] = []
         mine = len(range(self.world.rank, self.config.batches_per_step, self.world.size))
         for micro in range(mine):
             batch = self._next(fetched)
             with gradient_sync(self.forward, wanted=micro == mine - 1):
-                with _autocast(self.config, self.world.device):
+                with autocast(self.config, self.world.device):
                     losses: Mapping[str, Tensor] = self.forward(batch)
                 numbers = self.task.tokens(batch)
                 torch.stack([losses[part] * n for part, n in numbers.items()]).sum().backward()
             for part, number in numbers.items():
                 tokens[part] = tokens[part] + number
             self.log.add(step + 1, batch, losses, numbers)
-            done.append((batch.clips, losses["total"].detach()))
+            done.append((batch.samples, losses["total"].detach()))
         return self._finish(done, tokens, stop())
 
-    def _next(self, fetched: Iterator[Any]) -> ClipBatch:
+    def _next(self, fetched: Iterator[Any]) -> Batch:
         with self.log.speed.waiting():
             ready = next(fetched)
         with self.log.speed.teaching():
@@ -78,7 +76,7 @@ class Stepper:
 
     def _finish(
         self,
-        done: list[tuple[tuple[Clip, ...], Tensor]],
+        done: list[tuple[tuple[Any, ...], Tensor]],
         tokens: Mapping[str, Tensor],
         stop: bool,
     ) -> Gradient:
@@ -102,7 +100,8 @@ class Stepper:
                 local(parameter.grad).mul_(shares[self.task.part_of(name)])
 
 
-def _autocast(config: LoopConfig, device: torch.device) -> AbstractContextManager[Any]:
+def autocast(config: LoopConfig, device: torch.device) -> AbstractContextManager[Any]:
+    """Around a forward, as the precision says. Raises ConfigError where there is no bfloat16."""
     if config.precision == "float32":
         return nullcontext()
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):

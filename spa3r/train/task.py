@@ -3,6 +3,7 @@
 Legend: B clips, V views.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,7 +16,9 @@ from spa3r.data.order import build_order
 from spa3r.errors import ConfigError
 from spa3r.models.losses import FieldTargets, psfm_loss, select_views
 from spa3r.models.spa3r import Spa3RModel
+from spa3r.models.transformer import Block
 from spa3r.train.flops import student_flops
+from spa3r.train.sharding import blocks
 from spa3r.train.sources import TrainingData
 
 _PROBE = "depth_prob"  # name of the probe and of its loss
@@ -23,6 +26,9 @@ _PROBE = "depth_prob"  # name of the probe and of its loss
 
 class PretrainTask(nn.Module):
     """Student, data order and objective (see spa3r/train/objective.py)."""
+
+    sample: str = "clip"
+    starved: str = "all clips were dropped or are nowhere valid; run `spa3r targets` again"
 
     def __init__(self, recipe: Recipe, data: TrainingData) -> None:
         """Initialises the student from the recipe's seed, torch's global generator untouched.
@@ -115,6 +121,14 @@ class PretrainTask(nn.Module):
             return _PROBE
         return f"{next(iter(self.model.heads))}/l1"
 
+    def blocks(self) -> Iterator[Block]:
+        """Those of encoder and decoder."""
+        return blocks(self)
+
+    def counts(self, batch: ClipBatch) -> dict[str, int]:
+        """Views and patch tokens."""
+        return {"views": batch.is_target_BV.numel(), "tokens": batch.valid_BVN.numel()}
+
     def flops(self, batch: ClipBatch) -> int:
         """Of the student's forward and backward."""
         clips, views = batch.is_target_BV.shape
@@ -128,12 +142,12 @@ class PretrainTask(nn.Module):
         return 3 * clips * forward
 
     @torch.no_grad()
-    def blame(self, clips: tuple[Clip, ...]) -> str:
-        """The clips whose own loss is not finite; all of them if only their sum is."""
+    def blame(self, samples: tuple[Clip, ...]) -> str:
+        """Scenes and ids of the clips whose own loss is not finite; all if only their sum is."""
         device = next(self.model.parameters()).device
         guilty = [
             clip
-            for clip in clips
+            for clip in samples
             if not self(self._source.load([clip]).to(device))["total"].isfinite()
         ]
-        return ", ".join(f"scene {c.scene} clip {c.id}" for c in guilty or clips)
+        return ", ".join(f"scene {c.scene} clip {c.id}" for c in guilty or samples)

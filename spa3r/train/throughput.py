@@ -3,13 +3,13 @@
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
 import torch
 
-from spa3r.data.batch import ClipBatch
 from spa3r.train.world import World
 
 _GIB: Final = 2**30
@@ -28,7 +28,8 @@ class Throughput:
         self._reset()
 
     def _reset(self) -> None:
-        self._views = self._tokens = self._flops = 0
+        self._counts: Counter[str] = Counter()
+        self._flops = 0
         self._waited = self._paused = 0.0
         self._taught = _Stopwatch(self._world.device)
         self._since = time.perf_counter()
@@ -54,29 +55,33 @@ class Throughput:
         yield
         self._taught.stop()
 
-    def add(self, batch: ClipBatch, flops: int) -> None:
-        """Counts one micro-batch. `flops`: of the student's forward and backward."""
-        self._views += batch.is_target_BV.numel()
-        self._tokens += batch.valid_BVN.numel()
+    def add(self, counts: Mapping[str, int], flops: int) -> None:
+        """Counts one micro-batch.
+
+        Args:
+            counts: what is read as "<name>_per_second"; the same names in every call and rank.
+            flops: of the model's forward and backward.
+        """
+        self._counts.update(counts)
         self._flops += flops
 
     def read(self) -> dict[str, float]:
         """The window's meters over all ranks; begins a new one. Every rank must call."""
         taught = self._taught.seconds() if self._teachers else 0.0
         elapsed = time.perf_counter() - self._since - self._paused
-        mine = [self._views, self._tokens, self._flops, self._waited, taught, elapsed]
+        mine = [self._flops, self._waited, taught, elapsed, *self._counts.values()]
         ranks_WN = torch.stack(
             self._world.gather(
-                torch.tensor([*mine, _memory(self._world.device)], dtype=torch.float64)
+                torch.tensor([_memory(self._world.device), *mine], dtype=torch.float64)
             )
         )
-        views, tokens, flops, waited, taught, seconds = ranks_WN[:, :6].sum(0).tolist()
+        flops, waited, taught, seconds, *counts = ranks_WN[:, 1:].sum(0).tolist()
         wall = seconds / self._world.size
+        names = [f"{name}_per_second" for name in self._counts]
         line = {
-            "views_per_second": views / wall,
-            "tokens_per_second": tokens / wall,
+            **{name: count / wall for name, count in zip(names, counts, strict=True)},
             "data_wait_share": waited / seconds,
-            "memory_gib": ranks_WN[:, 6].max().item() / _GIB,
+            "memory_gib": ranks_WN[:, 0].max().item() / _GIB,
         }
         if self._teachers:
             line["teacher_share"] = taught / seconds

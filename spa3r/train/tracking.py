@@ -23,10 +23,9 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from requests.exceptions import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
-from spa3r.config import Recipe
 from spa3r.errors import ServiceError, StoppedError
 from spa3r.plain import config_hash, to_dict
-from spa3r.train.identity import binding
+from spa3r.train.identity import AnyRecipe, binding
 from spa3r.train.provenance import code_facts
 from spa3r.train.servers import mlflow_is_away, mlflow_store, require_mlflow
 from spa3r.train.units import unit_of
@@ -115,7 +114,8 @@ class Tracker:
         for name, value in line.items():
             if name != "step":
                 field, _, rest = name.partition("/")
-                group, rest = ("validation", rest) if field == "field" else ("train", name)
+                is_validation = field in ("field", "validation")
+                group, rest = ("validation", rest) if is_validation else ("train", name)
                 groups.setdefault(group, {})[f"{group}/{rest}"] = value
         for group, values in groups.items():
             if step > self._newest(group, values):
@@ -152,7 +152,11 @@ class Tracker:
 
 @contextmanager
 def track(
-    uri: str, recipe: Recipe, hashes: Mapping[str, str], *, artifacts: Path | None = None
+    uri: str,
+    recipe: AnyRecipe,
+    hashes: Mapping[str, str],
+    *,
+    artifacts: Path | None = None,
 ) -> Iterator[Tracker]:
     """The MLflow run of one recipe on one set of data; a run that was killed is taken up again.
 
@@ -234,7 +238,10 @@ def _artifact_location(uri: str, artifacts: Path | None) -> str | None:
 
 
 def _find_or_make(
-    client: MlflowClient, recipe: Recipe, hashes: Mapping[str, str], location: str | None
+    client: MlflowClient,
+    recipe: AnyRecipe,
+    hashes: Mapping[str, str],
+    location: str | None,
 ) -> tuple[str, bool]:
     """The run of this recipe and these hashes, and whether it is new."""
     experiment = client.get_experiment_by_name(EXPERIMENT)
@@ -262,7 +269,7 @@ def _end(client: MlflowClient, run_id: str, status: str) -> None:
 
 
 def _new_run(
-    client: MlflowClient, experiment_id: str, recipe: Recipe, tags: Mapping[str, str]
+    client: MlflowClient, experiment_id: str, recipe: AnyRecipe, tags: Mapping[str, str]
 ) -> str:
     run = client.create_run(
         experiment_id,

@@ -11,9 +11,12 @@ from tests.integration.train_pair import Alone, Group
 
 
 def weights_of(folder: Path) -> dict[str, bytes]:
-    """The encoder and every checkpoint's tensors; not the log, which holds rates."""
-    kept = [*folder.glob("encoder/*"), *folder.glob("checkpoints/*/*.safetensors")]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(kept)}
+    """The result and every checkpoint's tensors; not the log, which holds rates."""
+    results = [path for name in ("encoder", "vlm") for path in folder.glob(f"{name}/**/*")]
+    kept = [*results, *folder.glob("checkpoints/*/*.safetensors")]
+    return {
+        str(path.relative_to(folder)): path.read_bytes() for path in sorted(kept) if path.is_file()
+    }
 
 
 class Calm:
@@ -43,7 +46,7 @@ class Calm:
                 process.kill()
             time.sleep(draw.uniform(0, 0.02))
             group.kill()
-            if (folder / "encoder" / "config.json").exists():  # it had ended: begin anew
+            if [*folder.glob("*/config.json")]:  # it had ended: begin anew
                 self.carry_on(folder)
                 assert weights_of(folder) == self.files
                 shutil.rmtree(folder)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from spa3r.errors import ConfigError, ShardError, TrainingError
 from spa3r.plain import override
@@ -19,6 +20,7 @@ from spa3r.train.checkpoint_files import newest_step
 from spa3r.train.job import Job
 from spa3r.train.metrics import read_lines
 from spa3r.train.pretrain import Pretrained, pretrain
+from spa3r.train.pretrain_work import PretrainWork
 from tests.conftest import REPO
 from tests.integration.ray_rooms import RECIPE, Damaged, Mortal, Patient, Rooms, wait_for_checkpoint
 
@@ -79,6 +81,27 @@ def test_a_lost_head_a_stop_and_another_number_of_workers(
     assert [line["step"] for line in lines] == list(range(1, 13))
 
 
+def test_tuning_by_two_workers_is_that_of_one(tmp_path: Path, running: None):
+    """Sharded; and the teacher is gone when the workers begin."""
+    from spa3r.train.cluster import on_ray
+    from spa3r.train.tune import settled, tune
+    from tests.unit.train.tune_rooms import make_colours, recipe
+
+    rooms = make_colours(tmp_path / "colours", videos=3)
+    asked = recipe(train__sharding="fsdp2", train__steps=3)
+    alone = tune(asked, rooms.places(), tmp_path / "alone")
+    settled(asked, rooms.places(), tmp_path / "pair")
+    (tmp_path / "colours" / "teacher").rename(tmp_path / "gone")
+    done = tune(asked, rooms.places(), tmp_path / "pair", launch=on_ray(workers=2))
+    assert not done.reused and done.metrics["step"] == 3
+    assert done.metrics["text"] == pytest.approx(alone.metrics["text"], rel=2e-3)
+    for name in ("fusion", "language"):
+        ours, theirs = (load_file(x.vlm / f"{name}.safetensors") for x in (done, alone))
+        assert ours.keys() == theirs.keys()
+        for key, x in theirs.items():
+            assert (ours[key] - x).abs().max() <= 5e-3 * x.abs().max() + 2e-4, key
+
+
 @pytest.mark.soak
 def test_a_worker_told_to_go_saves_first_and_a_killed_one_is_replaced(
     tmp_path: Path, calm: bytes, running: None
@@ -130,7 +153,8 @@ def test_as_many_workers_as_micro_batches_and_equal_shares_where_needed(tmp_path
 
     def scaling(most: int, least: int, **settings: object):
         recipe = override(RECIPE, {f"train.{name}": x for name, x in settings.items()})
-        return _scaling(Job(recipe=recipe, targets="", run=tmp_path), most, least, gpu=False)
+        work = PretrainWork(recipe=recipe, targets="")
+        return _scaling(Job(work=work, run=tmp_path), most, least, gpu=False)
 
     assert scaling(8, 8).num_workers == 2
     assert scaling(8, 1).num_workers == (1, 2)

@@ -158,14 +158,14 @@ def test_a_start_that_is_refused_leaves_the_run_as_it_is(
 
     def stopped(_job: Job) -> TrainResult:
         assert status() == "RUNNING"
-        monkeypatch.setattr(train_stage, "_launcher", lambda _: pytest.fail)
+        monkeypatch.setattr(train_stage, "launcher", lambda _: pytest.fail)
         with pytest.raises(TrainingError, match="is writing there; wait"):
             train_stage.pretrain()
         assert status() == "RUNNING"
         return TrainResult(step=1, finished=False)
 
     for _ in range(2):  # a new run, and one that is taken up again
-        monkeypatch.setattr(train_stage, "_launcher", lambda _: stopped)
+        monkeypatch.setattr(train_stage, "launcher", lambda _: stopped)
         with pytest.raises(StoppedError):
             train_stage.pretrain()
         assert status() == "KILLED"

@@ -17,12 +17,14 @@ from torch import distributed
 from spa3r.config import Recipe
 from spa3r.train.job import Job, run_job
 from spa3r.train.pretrain import pretrain
+from spa3r.train.pretrain_work import PretrainWork
 from spa3r.train.world import World
 from tests.box_rooms import BoxRooms, box_recipe
+from tests.unit.train.workers import PRELOADED
 
 RECIPE = box_recipe(train__steps=20, train__checkpoint_every=3, train__batches_per_step=4)
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload([__name__])
+_FORKS.set_forkserver_preload(PRELOADED)
 
 
 class Recorded(BoxRooms):
@@ -67,7 +69,7 @@ class Group:
         rooms = Recorded(self.recipe, rooms=3)
         rooms.record = str(self.record / f"rank{rank}") if self.record else ""
         left = iter(range(1, self.stop_after))
-        job = Job(recipe=self.recipe, targets=rooms, run=self.folder)
+        job = Job(work=PretrainWork(recipe=self.recipe, targets=rooms), run=self.folder)
         world = World.of_group(torch.device("cpu"))
         run_job(job, world, lambda: bool(self.stop_after) and next(left, None) is None)
         distributed.destroy_process_group()

@@ -36,6 +36,11 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def places(encoders: Path, tmp_path: Path) -> Origin:
     """A run and all it came from, as far as lineage reads it."""
     shutil.copytree(encoders, tmp_path, dirs_exist_ok=True)
+    return write_pieces(tmp_path)
+
+
+def write_pieces(tmp_path: Path) -> Origin:
+    """All that a run with an encoder of DATA_HASH came from."""
     (tmp_path / "scans").mkdir()
     shards = {
         "dataset": "rooms", "data_hash": DATA_HASH, "shards": SHARDS, "splits": SPLITS,

@@ -17,6 +17,7 @@ from spa3r.plain import override
 from spa3r.train.follow import follow
 from spa3r.train.job import Job, run_job
 from spa3r.train.pretrain import pretrain
+from spa3r.train.pretrain_work import PretrainWork
 from spa3r.train.sources import open_data
 from spa3r.train.task import PretrainTask
 from spa3r.train.world import World
@@ -138,7 +139,7 @@ def test_a_schedule_is_followed_and_survives_a_stop(tmp_path: Path):
     calm = pretrain(schedule, Recorded(), tmp_path / "calm")
     assert all(found <= {3, 4} for found in seen[:2])  # of 4 and of 6 views at a ratio of 0.25
     assert all(found <= {1} for found in seen[2:]) and len(seen) == 4
-    job = Job(recipe=schedule, targets=Recorded(), run=tmp_path / "stopped")
+    job = Job(work=PretrainWork(recipe=schedule, targets=Recorded()), run=tmp_path / "stopped")
     world = World(device=torch.device("cpu"))
     answers = iter([False, False, True])
     result = run_job(job, world, stop=lambda: next(answers))
@@ -181,7 +182,7 @@ def test_one_held_out_scene_means_a_run_without_validation(
 ):
     alone = BoxRooms(RECIPE, rooms=1, seed=1)
     data = dataclasses.replace(open_data(rooms, RECIPE), held_out=alone)
-    monkeypatch.setattr("spa3r.train.job.open_data", lambda *_, **__: data)
+    monkeypatch.setattr("spa3r.train.pretrain_work.open_data", lambda *_, **__: data)
     recipe = override(RECIPE, {"train.validate_every": 2})
     pretrain(recipe, rooms, tmp_path)
     assert "without validation: validation on 1 held-out scenes" in caplog.text

@@ -18,6 +18,7 @@ from spa3r.train.checkpoint_files import complete, newest_step
 from spa3r.train.job import Job, run_job
 from spa3r.train.loop import TrainResult
 from spa3r.train.pretrain import Pretrained, absolute, in_this_process, pretrain
+from spa3r.train.pretrain_work import PretrainWork
 from spa3r.train.run_lock import carrying_on, check_ours
 from spa3r.train.sources import DataPlaces
 from spa3r.train.world import World
@@ -149,7 +150,7 @@ def test_workers_that_outlive_their_driver_save_nothing(tmp_path: Path):
     url = str(tmp_path / "checkpoints")
     with carrying_on(tmp_path, url) as first:
         check_ours(tmp_path, url, first)
-    job = Job(recipe=RECIPE, targets=Acting(), run=tmp_path, holder=first)
+    job = Job(work=PretrainWork(recipe=RECIPE, targets=Acting()), run=tmp_path, holder=first)
     with pytest.raises(TrainingError, match="nobody holds it now"):
         run_job(job, WORLD)
     with (

@@ -17,6 +17,9 @@ from torch import distributed
 from spa3r.train.world import World
 
 MOST = 3
+PRELOADED = [__name__, "tests.integration.train_pair", "tests.unit.train.tune_rooms"]
+"""What all processes of a session are forked with: there is one server, and the first who asks
+settles what it imports."""
 
 
 def _work(size: int, rank: int, store: str, call: Callable[..., Any], arguments: tuple) -> Any:
@@ -37,7 +40,7 @@ class Workers:
 
     def __init__(self, folder: Path) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__, "spa3r.train.loop"])
+        context.set_forkserver_preload(PRELOADED)
         self._pools = [ProcessPoolExecutor(1, mp_context=context) for _ in range(MOST)]
         self._folder, self._calls = folder, 0
 
