@@ -6,15 +6,12 @@ case, a decoder (gstatic.com) for meshes under Draco compression, and the viewer
 
 import contextlib
 import io
-import ipaddress
-import socket
 from typing import Final
-from urllib.parse import urlsplit
 
 import viser
 from viser.infra import WebsockClientConnection
 
-from spa3r.errors import ConfigError, ServiceError
+from spa3r.loopback import listen, own_page, unusable
 
 _POLICY_VIOLATION: Final = 1008  # of RFC 6455
 
@@ -26,18 +23,13 @@ def serve(host: str, port: int) -> viser.ViserServer:
         ConfigError: an impossible port.
         ServiceError: the address cannot be listened on; a free port is named.
     """
-    if not 1 <= port <= 65535:
-        raise ConfigError(f"a port is a number in 1..65535, got {port}")
     # viser would take the next port by itself, and never return where the host cannot be had.
-    try:
-        _listen(host, port)
-    except OSError as error:
-        raise _unusable(host, port, error.strerror or str(error)) from error
+    listen(host, port).close()
     with contextlib.redirect_stdout(io.StringIO()):  # its banner; the caller says where it is
         server = _Server(host=host, port=port, verbose=False)
     if server.get_port() != port:
         stop(server)
-        raise _unusable(host, port, "address already in use")
+        raise unusable(host, port, "address already in use")
     _refuse_other_pages(server, host)
     return server
 
@@ -67,45 +59,3 @@ def _refuse_other_pages(server: viser.ViserServer, host: str) -> None:
             await connection.close(_POLICY_VIOLATION, "a page of another origin")
 
     sockets.on_client_connect(check)
-
-
-def own_page(origin: str | None, asked: str, host: str) -> bool:
-    """Whether a connection comes from a page of this server, or from no browser at all.
-
-    Args:
-        origin: the header that browsers send: scheme, name and port of the page.
-        asked: the header Host: name and port that were connected to.
-        host: that the server listens on.
-    """
-    if origin is None:
-        return True
-    if urlsplit(origin).netloc != asked:
-        return False
-    # A foreign name that was made to resolve to loopback is no page of ours either.
-    return not _is_loopback(host) or _is_loopback(urlsplit(f"//{asked}").hostname or "")
-
-
-def _is_loopback(name: str) -> bool:
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return name == "localhost"
-
-
-def _listen(host: str, port: int) -> None:
-    """Raises OSError where nobody could listen."""
-    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    with socket.socket(family, kind, protocol) as s:
-        # As a server does, so that connections of an earlier one that linger are no hindrance.
-        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        s.bind(address)
-        s.listen()
-
-
-def _unusable(host: str, port: int, reason: str) -> ServiceError:
-    found = f"{host}:{port} cannot be listened on ({reason.lower()})"
-    for other in range(port + 1, min(port + 100, 65536)):
-        with contextlib.suppress(OSError):
-            _listen(host, other)
-            return ServiceError(f"{found}: port {other} is free, choose it (--port {other})")
-    return ServiceError(f"{found}: choose another host or port (--host, --port)")

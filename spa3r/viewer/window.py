@@ -7,6 +7,7 @@ from typing import Any, Final
 from spa3r.errors import ConfigError
 from spa3r.latent import SceneLatent
 from spa3r.licences import licence_of_teacher
+from spa3r.loopback import HOST, page_url
 from spa3r.trajectories import TRAJECTORIES
 from spa3r.viewer.cameras import Stage
 from spa3r.viewer.cloud import CloudPanel
@@ -14,7 +15,6 @@ from spa3r.viewer.field import FieldPanel
 from spa3r.viewer.server import serve, stop
 from spa3r.viewer.worker import Worker
 
-HOST: Final = "127.0.0.1"
 PORT: Final = 8080
 _PANEL: Final = 340  # pixels that the panel is wide
 _NAMING: Final = ("kind", "uri", "variant", "hash")  # of a teacher's reference
@@ -49,7 +49,7 @@ class Viewer:
         self.scene = scene
         kinds = () if scene.encoder is None else scene.query(0).kinds
         self.server = serve(host, port)
-        self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        self.url = page_url(host, port)
         self._closed = threading.Event()
         gui = self.server.gui
         gui.configure_theme(show_logo=False, show_share_button=False, dark_mode=True)

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from spa3r.eval.controls import CONTROLS
 from spa3r.eval.field_report import MODEL
 
-_INK, _MUTED, _GRID = "#1d2733", "#66717e", "#e3e6ea"
+INK, MUTED, GRID = "#1d2733", "#66717e", "#e3e6ea"
 _PARTS = {  # loss part -> (panel, name, colour)
-    "total": (0, "total", _INK),
+    "total": (0, "total", INK),
     "geo/l1": (1, "geometric, L1", "#0b6e99"),
     "sem/l1": (1, "semantic, L1", "#c2571a"),
     "lang/l1": (1, "linguistic, L1", "#6a4c93"),
@@ -30,11 +30,11 @@ _VALIDATED = {  # metric -> (title, the better control is)
     "depth/abs_rel": ("Depth abs-rel, lower is better", min),
 }
 _TITLES = ("Total loss", "Feature error", "Feature angle", "Depth probe")
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans", "font.size": 8.5, "svg.hashsalt": "spa3r",
-    "axes.edgecolor": _GRID, "axes.labelcolor": _MUTED, "axes.spines.top": False,
-    "axes.spines.right": False, "axes.grid": True, "grid.color": _GRID, "grid.linewidth": 0.7,
-    "axes.axisbelow": True, "xtick.color": _MUTED, "ytick.color": _MUTED, "text.color": _INK,
+    "axes.edgecolor": GRID, "axes.labelcolor": MUTED, "axes.spines.top": False,
+    "axes.spines.right": False, "axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.7,
+    "axes.axisbelow": True, "xtick.color": MUTED, "ytick.color": MUTED, "text.color": INK,
 }  # fmt: skip
 
 
@@ -45,7 +45,7 @@ def loss_curves(rows: Sequence[Mapping[str, Any]]) -> bytes:
         rows: lines of metrics.jsonl (spa3r/train/metrics.py), each with "step" and any of the loss
             parts of spa3r/models/losses.py.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9.6, 2.5), layout="constrained")
         axes = figure.subplots(1, len(_TITLES))
         for panel, title in zip(axes, _TITLES, strict=True):
@@ -55,11 +55,11 @@ def loss_curves(rows: Sequence[Mapping[str, Any]]) -> bytes:
         for part, (index, name, colour) in _PARTS.items():
             points = [(row["step"], row[part]) for row in rows if part in row]
             if points:
-                _draw(axes[index], np.array(points, dtype=np.float64), name, colour)
+                draw_smoothed(axes[index], np.array(points, dtype=np.float64), name, colour)
         for panel in axes[1:3]:
             if panel.lines:
                 panel.legend(frameon=False, fontsize=7.5, handlelength=1.2)
-        return _svg(figure)
+        return svg(figure)
 
 
 def validation_curves(rows: Sequence[Mapping[str, Any]]) -> bytes:
@@ -73,7 +73,7 @@ def validation_curves(rows: Sequence[Mapping[str, Any]]) -> bytes:
     shown = [name for name in _VALIDATED if any(f"{student}{name}" in row for row in rows)]
     if not shown:
         return b""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9.6, 2.3), layout="constrained")
         for axes, name in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
             title, hardest = _VALIDATED[name]
@@ -86,20 +86,22 @@ def validation_curves(rows: Sequence[Mapping[str, Any]]) -> bytes:
                 hardest(row[key] for c in CONTROLS if (key := f"field/{c}/{name}") in row)
                 for row in measured
             ]
-            axes.plot(steps, controls, "--", color=_MUTED, linewidth=1.2, label="hardest control")
-            axes.plot(steps, [row[f"{student}{name}"] for row in measured], "o-", color=_INK,
+            axes.plot(steps, controls, "--", color=MUTED, linewidth=1.2, label="hardest control")
+            axes.plot(steps, [row[f"{student}{name}"] for row in measured], "o-", color=INK,
                       linewidth=1.6, markersize=3, label="student")  # fmt: skip
         figure.axes[0].legend(frameon=False, fontsize=7.5, handlelength=1.6)
-        return _svg(figure)
+        return svg(figure)
 
 
-def _svg(figure: Figure) -> bytes:
+def svg(figure: Figure) -> bytes:
+    """The figure, without the time of drawing."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     return buffer.getvalue()
 
 
-def _draw(axes: Axes, points_P2: np.ndarray, name: str, colour: str) -> None:
+def draw_smoothed(axes: Axes, points_P2: np.ndarray, name: str, colour: str) -> None:
+    """Values over steps, faint, and their running mean, solid."""
     step_P, value_P = points_P2.T
     width = max(1, len(value_P) // 20)
     kernel = np.ones(width)

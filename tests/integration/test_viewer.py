@@ -1,11 +1,8 @@
 """The viewer: its server alone, and its page in headless Chromium (skipped where there is none)."""
 
 import dataclasses
-import itertools
 import json
 import math
-import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -27,16 +24,15 @@ from websockets.sync.client import connect
 
 from spa3r.errors import ConfigError, ServiceError
 from spa3r.latent import SceneLatent
+from spa3r.loopback import own_page
 from spa3r.viewer import Viewer, view
-from spa3r.viewer.server import own_page
 from spa3r.viewer.window import facts
 from spa3r.viewer.worker import Worker
+from tests.chromium import CHROMIUM, Page
 from tests.ports import free_port
 from tests.scene_maker import box_scene, untrained
 
 MAGENTA = (255, 0, 255)
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
-                None)  # fmt: skip
 
 
 def room(encoder=None) -> SceneLatent:
@@ -209,57 +205,6 @@ def test_the_command_ends_with_ctrl_c(tmp_path: Path) -> None:
 
 
 # --- in a browser ---------------------------------------------------------------------------------
-
-
-class Page:
-    """A tab of headless Chromium, driven through its debugging protocol."""
-
-    def __init__(self, folder: str) -> None:
-        self.events: list[dict] = []
-        self.process = subprocess.Popen(
-            [str(CHROMIUM), "--headless=new", "--no-sandbox", "--use-angle=swiftshader",
-             "--enable-unsafe-swiftshader", "--remote-debugging-port=0", "--window-size=640,480",
-             f"--user-data-dir={folder}", "about:blank"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-            start_new_session=True,
-        )  # fmt: skip
-        assert self.process.stderr is not None
-        line = next(line for line in self.process.stderr if line.startswith("DevTools listening"))
-        threading.Thread(target=self.process.stderr.read, daemon=True).start()
-        with urllib.request.urlopen(f"http://{urlsplit(line.split()[-1]).netloc}/json") as answer:
-            tabs = json.load(answer)
-        url = next(tab["webSocketDebuggerUrl"] for tab in tabs if tab["type"] == "page")
-        self.socket = connect(url, max_size=None)
-        self.numbers = itertools.count(1)
-
-    def call(self, method: str, **params: object) -> dict:
-        number = next(self.numbers)
-        self.socket.send(json.dumps({"id": number, "method": method, "params": params}))
-        while True:
-            message = json.loads(self.socket.recv(timeout=30))
-            if message.get("id") == number:
-                assert "error" not in message, message
-                return message["result"]
-            self.events.append(message)
-
-    def run(self, expression: str) -> object:
-        """Value of a JavaScript expression or of what its promise resolves to."""
-        answer = self.call("Runtime.evaluate", expression=expression, awaitPromise=True,
-                           returnByValue=True)  # fmt: skip
-        return answer["result"].get("value")
-
-    def asked(self) -> list[str]:
-        """Every address that the page has asked for."""
-        return [
-            event["params"].get("request", event["params"])["url"]
-            for event in self.events
-            if event["method"] in ("Network.requestWillBeSent", "Network.webSocketCreated")
-        ]
-
-    def close(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(20)
-        self.socket.close()
 
 
 @pytest.fixture
