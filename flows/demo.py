@@ -6,12 +6,14 @@ from prefect import flow
 
 from flows import data_stages
 from flows.common import publish, stage_task
-from flows.evaluate import evaluate
+from flows.evaluate import ENCODER, VLM, evaluate
 from flows.ingest import ingest
 from flows.pretrain import pretrain
 from flows.promote import promote
+from flows.questions import questions
 from flows.settings import Settings
 from flows.targets import targets
+from flows.tune import tune
 
 
 @flow(name="demo")
@@ -20,18 +22,21 @@ def demo(
     val_rooms: int = 12,
     recipe: str = "tiny",
     overrides: dict[str, Any] | None = None,
+    vlm: str = "vlm-tiny",
 ) -> list[dict[str, Any]]:
-    """Rooms -> `.sens` scans -> shards -> targets -> pre-training -> registry -> report -> gate.
+    """Rooms -> `.sens` scans -> shards -> targets -> pre-training -> registry -> report -> gate;
+    then questions about the rooms -> tuning -> registry -> scores of unseen rooms -> gate.
 
     Args:
         train_rooms: generated rooms to train on.
-        val_rooms: held-out rooms to measure on (at least 8 for the gate to hold).
+        val_rooms: held-out rooms to measure on (at least 8 for the gates to hold).
         recipe: the experiment.
         overrides: dotted recipe settings.
+        vlm: recipe of the tuning.
     """
     rooms = publish(stage_task(data_stages.rooms)(train_rooms=train_rooms, val_rooms=val_rooms))
-    of = {"recipe": recipe, "overrides": overrides}
-    subflows: list[Any] = [
+    of: dict[str, Any] = {"recipe": recipe, "overrides": overrides}
+    encoder: list[Any] = [
         rooms,
         ingest(str(Settings.from_environment().rooms), dataset="rooms", **of),
         targets(dataset="rooms", **of),
@@ -39,4 +44,13 @@ def demo(
         evaluate(dataset="rooms", **of),
         promote(),
     ]
-    return subflows
+    asked: Any = questions(dataset="rooms", **of)
+    places = asked["facts"]
+    of_suite = {"questions": places["held-out questions"], "media": places["media"]}
+    answers: list[Any] = [
+        asked,
+        tune(recipe=vlm, encoder=ENCODER, sets={"rooms": places["instructions"]}),
+        evaluate(VLM, suite="vsi-bench", **of_suite),
+        promote("spa3-vlm"),
+    ]
+    return encoder + answers

@@ -13,7 +13,6 @@ from spa3r.errors import ConfigError
 log = logging.getLogger(__name__)
 
 _LOG_ROWS: Final = 50_000
-SOURCES: Final = ("vsi-590k", "spar", "llava-hound", "vlm-3r", "vg-llm")
 
 
 def instruct(
@@ -25,7 +24,7 @@ def instruct(
     row of each reason is logged.
 
     Args:
-        source: one of SOURCES, which says what format the annotations have.
+        source: one of those in `spa3r instruct --help`: what format the annotations have.
         media: folder or URL under which the paths in the annotations lie.
         benchmark_scenes: keep conversations about scenes that benchmarks ask about.
 

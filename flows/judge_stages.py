@@ -1,6 +1,6 @@
 """Stages that judge an encoder, as plain functions: evaluate, promote, rollback. No Prefect."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,34 +64,52 @@ def _log(client: Any, found: Any, out: Path) -> None:
     registry.tag(client, version, {EVALUATION: found.folder, "field_scores": found.summary})
 
 
-def promote() -> StageResult:
-    """Moves alias `champion` to the candidate if the gate holds; records the verdict either way."""
+def promote(
+    model: str = "spa3r-encoder", *, suite: str = "vsi-bench", tasks: Sequence[str] = ()
+) -> StageResult:
+    """Moves alias `champion` to the candidate if the gate holds; records the verdict either way.
+
+    Args:
+        model: registered name, of encoders or of Spa3-VLM.
+        suite, tasks: of Spa3-VLM: whose answers decide; see flows/vlm_promotion.py.
+    """
     from flows import promotion
     from spa3r.train import champion, registry, tracking
 
     settings = Settings.from_environment()
     client = tracking.connect(settings.mlflow_uri)
-    candidate = registry.require(client, registry.CANDIDATE)
-    before = registry.find(client, registry.CHAMPION)
+    candidate = registry.require(client, registry.CANDIDATE, name=model)
+    before = registry.find(client, registry.CHAMPION, name=model)
+    stage = _stage("promote", model)
     if before is not None and before.version == candidate.version:
         facts = {"version": candidate.version, "promoted": False, "verdict": "is champion already"}
         line = f"{candidate} is champion already"
-        return StageResult(stage="promote", line=line, facts=facts, reused=True)
-    verdict = promotion.judge(settings, client, candidate, before)
+        return StageResult(stage=stage, line=line, facts=facts, reused=True)
+    if model == registry.ENCODER_NAME:
+        verdict = promotion.judge(settings, client, candidate, before)
+    else:
+        from flows import vlm_promotion
+
+        verdict = vlm_promotion.judge(settings, client, candidate, before, suite=suite, tasks=tasks)
     line = champion.promote(client, candidate, verdict)
     facts = {"version": candidate.version, "promoted": verdict.outcome == "promoted",
              "verdict": verdict.outcome, "reason": verdict.reason,
              "against": verdict.against or "no champion", "margins": verdict.margins,
-             "held-out targets": verdict.target_hash}  # fmt: skip
-    return StageResult(stage="promote", line=line, facts=facts)
+             "judged on": f"{verdict.dataset} {verdict.target_hash}"}  # fmt: skip
+    return StageResult(stage=stage, line=line, facts=facts)
 
 
-def rollback(to: str = "") -> StageResult:
+def rollback(to: str = "", model: str = "spa3r-encoder") -> StageResult:
     """Moves alias `champion` back to the version before it, or to one that was champion once."""
     from spa3r.train import champion, registry, tracking
 
     client = tracking.connect(Settings.from_environment().mlflow_uri)
-    line = champion.rollback(client, to)
-    now = registry.require(client, registry.CHAMPION)
-    facts = {"champion": now.version, "encoder": now.encoder_hash}
-    return StageResult(stage="rollback", line=line, facts=facts)
+    line = champion.rollback(client, to, name=model)
+    now = registry.require(client, registry.CHAMPION, name=model)
+    facts = {"model": model, "champion": now.version, **now.hashes}
+    return StageResult(stage=_stage("rollback", model), line=line, facts=facts)
+
+
+def _stage(stage: str, model: str) -> str:
+    """The stage's name; each model's has its own artifacts and its own line of the demo."""
+    return stage if model == "spa3r-encoder" else f"{stage}-vlm"

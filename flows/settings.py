@@ -6,6 +6,8 @@
 | SPA3R_SHARDS | frame shards, a folder or any fsspec URL | SPA3R_HOME/shards |
 | SPA3R_TARGETS | target shards, a folder or any fsspec URL | SPA3R_HOME/targets |
 | SPA3R_WORKERS | processes for ingest and targets, CPUs of a Ray started here | cores, at most 8 |
+| SPA3R_INSTRUCTIONS | instruction sets, a folder or any fsspec URL | SPA3R_HOME/instructions |
+| SPA3R_FEATURES | scene latents kept for tuning, a folder or any fsspec URL | SPA3R_HOME/features |
 | SPA3R_CHECKPOINTS | checkpoints of runs, a folder or any fsspec URL | in the run's folder |
 | SPA3R_TRAIN_WORKERS | Ray workers for training, "4" or "2-8"; 0: none, no Ray | SPA3R_WORKERS |
 | SPA3R_GPU | 1 gives every Ray worker a GPU | 1 where CUDA is visible |
@@ -20,6 +22,7 @@ RAY_ADDRESS (spa3r/train/cluster.py, preprocessing/ray_runner.py, flows/doctor.p
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -29,6 +32,7 @@ from spa3r.config import IngestSpec, Recipe
 from spa3r.errors import ConfigError
 from spa3r.plain import config_hash
 from spa3r.train.identity import binding
+from spa3r.tune_config import TuneRecipe
 
 # Nothing downloaded also means nothing sent; set before the libraries are imported.
 QUIET = {
@@ -54,6 +58,10 @@ class Settings:
     """With so few of them training goes on when nodes are lost."""
     checkpoints_root: str = ""
     """Empty: in the run's own folder."""
+    instructions_root: str = ""
+    """Empty: in the home folder."""
+    features_root: str = ""
+    """Empty: in the home folder."""
     gpu: bool
     mlflow_uri: str
 
@@ -71,6 +79,8 @@ class Settings:
             train_workers=most,
             least_workers=least,
             checkpoints_root=os.environ.get("SPA3R_CHECKPOINTS", ""),
+            instructions_root=os.environ.get("SPA3R_INSTRUCTIONS", ""),
+            features_root=os.environ.get("SPA3R_FEATURES", ""),
             gpu=bool(_count("SPA3R_GPU", default=int(_cuda_is_visible()), least=0)),
             mlflow_uri=os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home}/mlflow.db",
         )
@@ -140,15 +150,55 @@ class Settings:
         return f"{train}-{val.rpartition('-')[2]}"
 
     @property
+    def instructions(self) -> str:
+        """Instruction sets, one folder each: imported ones by name, generated ones by dataset and
+        hash."""
+        return self.instructions_root or str(self.home / "instructions")
+
+    def instruction_set(self, name: str) -> str:
+        """Folder of one instruction set."""
+        return storage.join(self.instructions, _name(name, "instruction set"))
+
+    @property
+    def questions(self) -> Path:
+        """Generated questions about held-out scenes, one folder a dataset and hash."""
+        return self.home / "questions"
+
+    @property
+    def features(self) -> str:
+        """Latents (and tokens of the vision tower) of videos, by content hash."""
+        return self.features_root or str(self.home / "features")
+
+    def tuning_run(self, recipe: TuneRecipe, made_from: Mapping[str, str]) -> Path:
+        """Checkpoints, metrics and the exported Spa3-VLM of one recipe; the same for settings that
+        may change when a run goes on.
+
+        Args:
+            made_from: hashes of the encoder and of the instruction sets.
+        """
+        made_with = config_hash(binding(recipe), dict(made_from))[:8]
+        return self.home / "runs" / f"{recipe.name}-{made_with}"
+
+    def tuning_checkpoints(self, run: Path) -> str:
+        """Checkpoints of a tuning run."""
+        root = self.checkpoints_root
+        return storage.join(root, run.name) if root else ""
+
+    @property
+    def suites(self) -> Path:
+        """Predictions and scores of benchmark suites, one folder a model and question file."""
+        return self.home / "suites"
+
+    @property
     def reports(self) -> Path:
         return self.home / "reports"
 
 
-def _name(dataset: str) -> str:
-    """A dataset's name, which becomes part of folder names. Raises ConfigError."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", dataset):
-        raise ConfigError(f"dataset {dataset!r}: use letters, digits, dots, dashes, underscores")
-    return dataset
+def _name(name: str, what: str = "dataset") -> str:
+    """A name that becomes part of folder names. Raises ConfigError."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise ConfigError(f"{what} {name!r}: use letters, digits, dots, dashes, underscores")
+    return name
 
 
 def _count(name: str, *, default: int, least: int) -> int:

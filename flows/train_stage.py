@@ -42,7 +42,7 @@ def pretrain(
     hashes = {key: manifest[key] for key in ("data_hash", "target_hash")}
     checkpoints = settings.checkpoints(dataset, plan)
     run, files = settings.run(dataset, plan), settings.home / "mlartifacts"
-    launch = _launcher(settings)
+    launch = launcher(settings)
     with (
         timed(settings, "pretrain", run.name) as outcome,
         tracking.track(settings.mlflow_uri, plan, hashes, artifacts=files) as tracker,
@@ -94,7 +94,8 @@ def places_of(settings: Settings, dataset: str, plan: Recipe) -> "DataPlaces":
     )
 
 
-def _launcher(settings: Settings) -> "Launch":
+def launcher(settings: Settings) -> "Launch":
+    """Where training runs: Ray workers, or this process."""
     if settings.train_workers:
         from spa3r.train.cluster import on_ray
 

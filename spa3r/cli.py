@@ -7,15 +7,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from spa3r import (
+    ask_commands,
+    chat_commands,
     check_commands,
     convert_commands,
     export_commands,
     ingest_commands,
+    instruct_commands,
+    question_commands,
     registry_commands,
     scene_commands,
     sweep_commands,
     target_commands,
     train_commands,
+    tune_commands,
     view_commands,
 )
 from spa3r.errors import Spa3RError
@@ -33,8 +38,28 @@ A first walk:
   spa3r pretrain --dataset scannet --recipe paper
   spa3r encode photos/ -o kitchen.safetensors     views -> a scene that can be asked
   spa3r view kitchen.safetensors                  the scene in the browser
+  spa3r tune --recipe vlm-vsi                     instruction sets + encoder -> Spa3-VLM
+  spa3r ask photos/ "How many chairs are there?"  an answer; `spa3r chat` is a page that answers
 """
 
+GROUPS = (
+    ingest_commands,
+    instruct_commands,
+    question_commands,
+    target_commands,
+    train_commands,
+    registry_commands,
+    sweep_commands,
+    tune_commands,
+    ask_commands,
+    chat_commands,
+    check_commands,
+    scene_commands,
+    export_commands,
+    view_commands,
+    convert_commands,
+)
+"""Modules that add commands, in the order of --help."""
 _NOISY = ("httpx", "httpcore", "alembic", "matplotlib", "PIL", "numexpr", "botocore", "aiobotocore")
 
 
@@ -80,7 +105,8 @@ def _settings() -> Any:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="spa3r",
-        description="From raw scans to a registered Spa3R encoder, and from photos to a scene.",
+        description="From raw scans to a registered Spa3R encoder and Spa3-VLM, from photos to a"
+        " scene and to answers about it.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -102,11 +128,9 @@ def _parser() -> argparse.ArgumentParser:
     demo = add("demo", _demo, "the whole chain on generated rooms, ending in a report", recipe)
     demo.add_argument("--rooms", type=_positive, default=64, help="rooms to train on (default 64)")
     demo.add_argument("--val-rooms", type=_positive, default=12, help="held-out rooms (default 12)")
+    demo.add_argument("--vlm", default="", help="tuning recipe (default: vlm-RECIPE, or vlm-tiny)")
     _add_rooms(add("rooms", _rooms, "generate furnished rooms as ScanNet releases its scans"))
-    ingest_commands.register(add)
-    for group in (target_commands, train_commands, registry_commands, sweep_commands):
-        group.register(add)
-    for group in (check_commands, scene_commands, export_commands, view_commands, convert_commands):
+    for group in GROUPS:
         group.register(add)
     add("doctor", _doctor, "what this machine has and lacks")
     return parser
@@ -133,7 +157,8 @@ def _positive(text: str) -> int:
 def _demo(arguments: argparse.Namespace) -> None:
     from flows.demo_run import run_demo
 
-    run_demo(train_rooms=arguments.rooms, val_rooms=arguments.val_rooms, **recipe_of(arguments))
+    size = {"train_rooms": arguments.rooms, "val_rooms": arguments.val_rooms}
+    run_demo(**size, vlm=arguments.vlm, **recipe_of(arguments))
 
 
 def _rooms(arguments: argparse.Namespace) -> None:

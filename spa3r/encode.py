@@ -107,7 +107,7 @@ def _encode_batch(
                 encoder=encoder,
             )
         )
-    log.info(
+    log.debug(
         "encoded %d views of %d x %d pixels (scenes: %d) on %s in %s: %.1f s",
         num_views * len(scenes), width, height, len(scenes), device, encoder.precision,
         time.monotonic() - begin,

@@ -16,7 +16,7 @@ The same data and options give the same bytes; what is there already is re-used.
 examples:
   spa3r questions                                    about the rooms of `spa3r demo`
   spa3r questions --per-family 10 --families object_counting,object_abs_distance
-  spa3r questions --dataset scannet --recipe paper --turns 4
+  spa3r questions --dataset scannet --recipe paper --turns 1
 """
 
 
@@ -31,8 +31,8 @@ def register(add: Callable[..., argparse.ArgumentParser]) -> None:
         help="questions of a family about a scene, at most (default 4)",
     )  # fmt: skip
     questions.add_argument(
-        "--turns", type=int, default=1, metavar="N",
-        help="questions in a conversation of the instruction set, at most (default 1)",
+        "--turns", type=int, default=8, metavar="N",
+        help="questions in a conversation of the instruction set, at most (default 8)",
     )  # fmt: skip
     questions.add_argument("--seed", type=int, default=0)
     questions.add_argument(

@@ -34,8 +34,9 @@ class QuestionSpec:
 
     per_family_per_scene: int = 4
     """Questions of one family about one scene, at most."""
-    turns_per_conversation: int = 1
-    """Questions about one scene that stand in one conversation of the training set, at most."""
+    turns_per_conversation: int = 8
+    """Questions about one scene that stand in one conversation of the training set, at most. Its
+    images are the longest part of a prompt: so many questions pay for them once."""
     seed: int = 0
     families: tuple[str, ...] = FAMILIES
 

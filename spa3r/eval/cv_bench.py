@@ -4,6 +4,7 @@
 read as lmms-eval reads them; it raises where a source is missing. lmms-eval and VLMEvalKit give the
 share of right answers. "strict" is the published formula over what sources there are.
 lmms-eval takes the first letter of the text, whatever word it begins: "The answer is B" is T.
+Its prompt names at most the letters A to E; ours names F too where an item has six choices.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from spa3r.eval.suite_rules import Doc, Parsed, Path, Scorer, Suite, row_scores
 SOURCES: Final = {"ADE20K": "2D", "COCO": "2D", "Omni3D": "3D"}
 TASKS: Final = ("Count", "Relation", "Depth", "Distance")
 _BEFORE: Final = (
-    "Note: You only need to respond with {letters} without providing any additional information."
+    "Note: You only need to respond with {letters} without providing any additional information.\n"
 )
 
 

@@ -2,8 +2,11 @@
 images inside."""
 
 import hashlib
+import html
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -160,7 +163,7 @@ def _question(suite: Suite, row: Doc, where: str, *, position: int) -> Question:
                 f" {', '.join(suite.tasks)}: leave the row out"
             )
         suite.check(row)
-        return Question(
+        question = Question(
             id=suite.identity(row, position),
             task=task,
             prompt=suite.prompt(row),
@@ -169,10 +172,25 @@ def _question(suite: Suite, row: Doc, where: str, *, position: int) -> Question:
             scene=suite.scene(row),
             doc=dict(row),
         )
+        _rehearse(suite, question)
     except (TypeError, AttributeError, ValueError, KeyError, IndexError) as error:
         raise FormatError(
             f"{where}: malformed question ({type(error).__name__}: {error}); download it again"
         ) from error
+    return question
+
+
+def _rehearse(suite: Suite, question: Question) -> None:
+    """Raises ValueError, TypeError ... for what could be asked, but not be kept, found, scored or
+    shown afterwards: better now than when every answer is there."""
+    json.dumps([question.prompt, question.media, question.doc], ensure_ascii=False).encode()
+    for path in question.media:
+        if path.startswith("/") or ".." in path.split("/") or "\0" in path:
+            raise ValueError(f"{path[:80]!r} leads out of the media's root")
+    html.escape(suite.gold(question.doc))
+    for scorer in suite.scorers:
+        with suppress(ZeroDivisionError):  # the reference's, of a truth of 0: it is reported
+            suite.score(scorer, question.doc, "3")
 
 
 def with_media(questions: Sequence[Question], media_root: str | Path) -> list[Question]:

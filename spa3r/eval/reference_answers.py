@@ -63,7 +63,7 @@ def first_number(raw: str) -> float | None:
     run, at = _first_word_run(text)
     if digits and (at is None or digits.start() < at):
         return float(digits.group())
-    return None if at is None else float(value_of_words(run))
+    return None if at is None else float_or_none(value_of_words(run))  # None: beyond float64
 
 
 def _first_word_run(text: str) -> tuple[list[str], int | None]:

@@ -30,7 +30,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from spa3r.eval.reference_answers import NUMBER_WORDS, value_of_words
+from spa3r.eval.reference_answers import NUMBER_WORDS, float_or_none, value_of_words
 
 _THINK_END: Final = re.compile(r"<\s*/\s*think\s*>", re.IGNORECASE)
 _THINK_START: Final = re.compile(r"<\s*think\b[^<>]*>", re.IGNORECASE)
@@ -59,6 +59,7 @@ _DIGITS: Final = re.compile(
     r"(?![,.]?\d)",
     re.IGNORECASE,
 )
+_IN_BRACKETS: Final = re.compile(r"(\([^()]*\))")
 _WORDS: Final = NUMBER_WORDS | {"dozen": 12}
 
 
@@ -208,17 +209,27 @@ def strict_number(raw: str) -> float | None:
 
 
 def _numbers(text: str) -> Iterator[float]:
-    text = text.rpartition("=")[2] if "=" in text else text
-    text = re.sub(r"(?<=\d)([^()]*)\([^()]*\)", r"\1", text)  # "3.2 meters (320 cm)"
+    text = _without_repetitions(text.rpartition("=")[2])
     for found in _DIGITS.finditer(text):
         sign = -1.0 if found["sign"] == "-" else 1.0
         if found["part"]:
-            value = int(found["part"]) / int(found["whole"]) if int(found["whole"]) else math.nan
+            whole = float(found["whole"])
+            value = float(found["part"]) / whole if whole else math.nan
         else:
             value = float(found["number"].replace(",", "") + (found["exponent"] or ""))
         if math.isfinite(value):
             yield sign * value
     yield from _spelt(text.lower())
+
+
+def _without_repetitions(text: str) -> str:
+    """Without what stands in brackets behind a number: "3.2 meters (320 cm)". One pass, however
+    long the text."""
+    parts = _IN_BRACKETS.split(text)  # texts, and between them the brackets
+    for at in range(1, len(parts), 2):
+        before = re.split(r"[()]", parts[at - 1])[-1]
+        parts[at] = "" if re.search(r"\d", before) else parts[at]
+    return "".join(parts)
 
 
 def _spelt(text: str) -> Iterator[float]:
@@ -231,13 +242,14 @@ def _spelt(text: str) -> Iterator[float]:
             sign = sign if run else (-1.0 if before in ("minus", "negative") else 1.0)
             run.append(word)
         elif run and word != "and":
-            yield sign * _value(run)
+            if (value := _value(run)) is not None:
+                yield sign * value
             run = []
         before = word
 
 
-def _value(run: list[str]) -> float:
-    """A dozen multiplies what stands before it."""
+def _value(run: list[str]) -> float | None:
+    """A dozen multiplies what stands before it. None for a number beyond float64."""
     if run[-1] != "dozen":
-        return float(value_of_words([word for word in run if word != "dozen"]))
-    return 12.0 * (value_of_words(run[:-1]) or 1)
+        return float_or_none(value_of_words([word for word in run if word != "dozen"]))
+    return float_or_none(12 * (value_of_words(run[:-1]) or 1))

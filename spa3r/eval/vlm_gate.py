@@ -112,7 +112,10 @@ def _fault(asked: Sequence[ScoredQuestion], tasks: Sequence[str]) -> str:
         return f"no question of {', '.join(empty) or 'any asked task'}"
     missing = [m for m in METHODS if any(m not in q.scores for q in asked)]
     if missing:
-        return f"not all questions were answered by {', '.join(missing)}: evaluate with controls"
+        return (
+            f"not all questions were answered by {', '.join(missing)}: evaluate with controls (a"
+            " model without geometry has not all of them, and is not promoted)"
+        )
     odd = [q.id for q in asked if not all(math.isfinite(q.scores[m]) for m in METHODS)]
     return f"{len(odd)} scores are not finite numbers (question {odd[0]})" if odd else ""
 

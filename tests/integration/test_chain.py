@@ -16,17 +16,22 @@ import cv2
 import mlflow
 import pytest
 
+from flows.lineage import lineage
 from spa3r.eval.controls import CONTROLS
+from spa3r.eval.suite import METHODS
 from spa3r.recipes import catalogue
 from tests.scan_arrays import scan_arrays
 
 pytestmark = pytest.mark.timeout(600)
 SPA3R = Path(sys.executable).with_name("spa3r")
-STAGES = ("rooms", "ingest", "targets", "pretrain", "evaluate", "promote")
+STAGES = ("rooms", "ingest", "targets", "pretrain", "evaluate", "promote",
+          "questions", "tune", "evaluate-vlm", "promote-vlm")  # fmt: skip
+WORKING = tuple(stage for stage in STAGES if not stage.startswith("promote"))
 TRAIN_ROOMS, VAL_ROOMS = 3, 2
 # What a second run must leave as it is, byte for byte.
 KEPT = ("rooms/**/*", "shards/**/*", "targets/**/*", "runs/**/*", "timings/*",
-        "reports/*/field.json")  # fmt: skip
+        "reports/*/field.json", "questions/**/*", "instructions/**/*", "features/**/*",
+        "suites/*/*.parquet", "suites/*/*.json")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -100,12 +105,14 @@ def client(home: Path, second: Run) -> mlflow.MlflowClient:
 def test_the_first_run_does_every_stage_and_shows_it(first: Run, home: Path) -> None:
     for stage in STAGES:
         assert not first.line(stage).startswith("re-used"), first.line(stage)
-    for stage in STAGES[:5]:
+    for stage in (*WORKING[:-1], "features"):
         assert re.search(rf"^{stage}: .*/s, \d+ s left", first.errors, re.MULTILINE), first.errors
     assert "Traceback" not in first.errors and "Traceback" not in first.out
     timed = [path.name.partition("-")[0] for path in (home / "timings").iterdir()]
-    assert sorted(timed) == sorted(set(STAGES) - {"promote"})
-    for pattern in ("shards/*/manifest.json", "targets/*/manifest.json", "runs/*/encoder/*"):
+    assert sorted(timed) == sorted({*WORKING, "suite"} - {"evaluate-vlm"})
+    for pattern in ("shards/*/manifest.json", "targets/*/manifest.json", "runs/*/encoder/*",
+                    "instructions/*/manifest.json", "questions/*/questions.jsonl",
+                    "runs/*/vlm/config.json", "suites/*/predictions.parquet"):  # fmt: skip
         assert any(Path(name).match(pattern) for name in first.files), pattern
 
 
@@ -114,12 +121,14 @@ def test_its_last_lines_say_where_everything_is(first: Run, home: Path) -> None:
     assert str(home / "prefect/prefect.db") in first.out
     assert (home / "prefect/prefect.db").is_file()
     assert "models:/spa3r-encoder@candidate" in first.out
-    for command in ("xdg-open ", "mlflow ui ", "prefect server start", "spa3r encode "):
+    assert "models:/spa3-vlm@candidate" in first.out
+    for command in ("xdg-open ", "mlflow ui ", "prefect server start", "spa3r encode ",
+                    "spa3r ask ", "spa3r chat"):  # fmt: skip
         assert command in first.out, command
 
 
 def test_the_second_run_reuses_every_finished_stage_and_says_so(first: Run, second: Run) -> None:
-    for stage in STAGES[:5]:
+    for stage in WORKING:
         assert second.line(stage).startswith("re-used: "), second.line(stage)
     assert second.files == first.files
     assert second.cpu_seconds < 0.8 * first.cpu_seconds, "it did the work again"
@@ -134,6 +143,62 @@ def test_too_few_rooms_do_not_pass_the_gate(second: Run, client: mlflow.MlflowCl
     tags = client.get_model_version("spa3r-encoder", "1").tags
     assert (tags["field_gate"], tags["field_gate_reason"]) == ("failed", reason)
     assert tags["field_gate_dataset"] == "rooms" and tags["field_gate_target_hash"]
+
+
+def test_the_table_shows_every_kind_of_question_beside_the_controls(second: Run) -> None:
+    for name in ("overall", "numerical", "object_counting", "route_planning"):
+        assert re.search(rf"^  {name} +\d+( +\d+\.\d){{4}}( +[+-]\d+\.\d \(.*?\)){{3}}$",
+                         second.out, re.MULTILINE), second.out  # fmt: skip
+    head = r"^  task +questions +model +blind +no_geometry +shuffled +model - blind"
+    assert re.search(head, second.out, re.MULTILINE)
+    reason = f"{VAL_ROOMS} scenes of 4 tasks, at least 8 are needed"
+    assert second.line("promote-vlm").endswith(f"not promoted, there is no champion: {reason}")
+
+
+def test_the_vlm_is_registered_with_its_encoder_and_its_answers(
+    home: Path, client: mlflow.MlflowClient
+) -> None:
+    versions = client.search_model_versions("name = 'spa3-vlm'")
+    assert [str(v.version) for v in versions] == ["1"], "the second run registered again"
+    tags = versions[0].tags
+    encoder = client.get_model_version_by_alias("spa3r-encoder", "candidate")
+    assert tags["encoder_version"] == str(encoder.version)
+    assert tags["encoder_hash"] == encoder.tags["encoder_hash"]
+    (asked,) = home.glob("instructions/rooms-*/manifest.json")
+    assert tags["set_rooms"] == json.loads(asked.read_text())["hash"]
+    assert (tags["verdict"], tags["answers_gate"]) == ("not promoted", "failed")
+    assert tags["suite_scores"].startswith("vsi-bench by scorer strict: model ")
+    run = client.get_run(str(versions[0].run_id))
+    assert run.info.status == "FINISHED" and run.data.params["vlm.fusion.kind"] == "cross_attention"
+    steps = [m.step for m in client.get_metric_history(run.info.run_id, "train/text")]
+    assert steps == [1, 2, 3, 4], "a step is missing or was logged twice"
+    for method in METHODS:
+        assert f"suite/vsi-bench/strict/{method}" in run.data.metrics, method
+    folder = tags["answers.vsi-bench"]
+    kept = {Path(a.path).name for a in client.list_artifacts(run.info.run_id, folder)}
+    assert kept == {"answers.json", "scores-strict.json", "report-strict.html"}
+
+
+def test_lineage_leads_from_the_vlm_through_its_encoder_to_the_scans(
+    home: Path, second: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPA3R_HOME", str(home))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{home}/mlflow.db")
+    told = lineage("models:/spa3-vlm@candidate")
+    parts = [line.split()[0] for line in told.splitlines() if line[:1].strip()]
+    wanted = ("version", "verdict", "run", "recipe", "set", "base", "encoder", "version", "targets",
+              "shards", "scans")  # fmt: skip
+    rest = iter(parts)
+    assert all(part in rest for part in wanted), parts  # in this order
+    assert re.search(r"^all \d+ pieces are there", told, re.MULTILINE), told
+
+
+def test_the_printed_question_is_answered(home: Path, second: Run, tmp_path: Path) -> None:
+    """A model of four steps says nothing of use; it is asked all the same."""
+    scan = home / f"rooms/scans/scene{TRAIN_ROOMS:04d}_00"
+    assert f'spa3r ask {scan} "How many chairs are in this room?"' in second.out
+    done = spa3r(home, tmp_path, "ask", scan, "How many chairs are in this room?")
+    assert done.returncode == 0 and "asking about 2 views" in done.stderr, done.stderr
 
 
 def test_the_version_and_its_run_hold_the_record(home: Path, client: mlflow.MlflowClient) -> None:
@@ -187,15 +252,17 @@ class Links(HTMLParser):
                     self.fetched.append(f"{tag} {str(value)[:80]}")
 
 
-def test_the_report_is_one_file_that_fetches_nothing(home: Path, second: Run) -> None:
-    (report,) = home.glob("reports/*/report.html")
+@pytest.mark.parametrize("place", ["reports/*/report.html", "suites/*/report-strict.html"])
+def test_the_report_is_one_file_that_fetches_nothing(place: str, home: Path, second: Run) -> None:
+    (report,) = home.glob(place)
     assert str(report) in second.out
     text = report.read_text()
     page = Links()
     page.feed(text)
     assert not page.fetched and page.pictures > 3
     assert "@import" not in text and not re.search(r"url\((?!['\"]?data:|#)", text)
-    assert "rgbd" in re.sub(r"<style.*?</style>|<[^>]+>", " ", text, flags=re.DOTALL)[:3000]
+    said = "rgbd" if place.startswith("reports") else "no geometry"
+    assert said in re.sub(r"<style.*?</style>|<[^>]+>", " ", text, flags=re.DOTALL)[:3000]
 
 
 PREDICT = """

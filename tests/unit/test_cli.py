@@ -24,7 +24,7 @@ from tests.untrained import save_untrained
 
 ISSUE = {"demo", "rooms", "ingest", "merge", "targets", "pretrain", "evaluate", "promote",
          "rollback", "lineage", "encode", "query", "export", "view", "convert", "show", "verify",
-         "doctor", "sweep", "pack"}  # fmt: skip
+         "doctor", "sweep", "pack", "instruct", "questions", "ask", "chat", "tune"}  # fmt: skip
 
 
 @dataclass(frozen=True)

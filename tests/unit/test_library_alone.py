@@ -72,12 +72,14 @@ COMMANDS = {
     "export mp4": ["export", SCENE, "-o", "e.mp4", "--max-points", "200"],
     "convert": ["convert", "--help"],
     "viewer": ["python", "from spa3r.viewer import view"],
+    "chat page": ["python", "from spa3r.chat_page import ChatPage"],
     "default encoder": ["encode", "photos", "-o", "x.safetensors"],
     "registry": ["python", f"{LOAD}({CHAMPION!r})"],
 }
 VIEW = {"export glb", "export colmap", "export mp4", "viewer"}
 MLFLOW = "needs mlflow, which is not installed"
 REFUSED = {
+    "chat page": "pip install 'spa3r-platform[chat]'",
     "default encoder": f"{MLFLOW}: give --encoder FOLDER or a Hugging Face id, or pip install"
     " 'spa3r-platform[platform]'",
     "registry": f"{CHAMPION} {MLFLOW}: give a folder or a Hugging Face id, or pip install"

@@ -9,12 +9,13 @@ import pytest
 import yaml
 from prefect import Flow
 
-from spa3r.recipes import catalogue
+from spa3r.recipes import catalogue, vlm_catalogue
 
 REPO = Path(__file__).resolve().parents[2]
 DECLARED: dict[str, Any] = yaml.safe_load((REPO / "prefect.yaml").read_text())
 DEPLOYMENTS: list[dict[str, Any]] = DECLARED["deployments"]
-FLOWS = {"ingest", "targets", "pretrain", "evaluate", "promote", "rollback", "demo", "sweep"}
+FLOWS = {"ingest", "targets", "pretrain", "questions", "tune", "evaluate", "promote", "rollback",
+         "demo", "sweep"}  # fmt: skip
 
 
 def flow_of(deployment: dict[str, Any]) -> Flow[Any, Any]:
@@ -51,7 +52,7 @@ def test_parameters_fit_the_flow(deployment: dict[str, Any]) -> None:
     flow, given = flow_of(deployment), deployment.get("parameters", {})
     inspect.signature(flow.fn).bind(**given)
     flow.validate_parameters(given)
-    assert given.get("recipe", "tiny") in catalogue.RECIPES
+    assert given.get("recipe", "tiny") in {**catalogue.RECIPES, **vlm_catalogue.TUNE_RECIPES}
     assert deployment["description"].endswith(".")
 
 

@@ -1,21 +1,26 @@
-"""The Kubernetes job that trains cannot be run here: what it refers to is checked."""
+"""The Kubernetes jobs that train cannot be run here: what they refer to is checked."""
 
 import pytest
 import yaml
 
 from flows.settings import Settings
 from spa3r.cli import main
+from spa3r.recipes import vlm_catalogue
+from spa3r.tune_commands import ENCODER
 from tests.conftest import REPO
 
 
-def test_the_job_joins_the_ray_cluster_and_is_told_to_stop(monkeypatch: pytest.MonkeyPatch):
-    job = yaml.safe_load((REPO / "infra" / "pretrain-job.yaml").read_text())
+@pytest.mark.parametrize("command", ["pretrain", "tune"])
+def test_the_job_joins_the_ray_cluster_and_is_told_to_stop(
+    command: str, monkeypatch: pytest.MonkeyPatch
+):
+    job = yaml.safe_load((REPO / "infra" / f"{command}-job.yaml").read_text())
     cluster = yaml.safe_load((REPO / "infra" / "raycluster.yaml").read_text())
     pod = job["spec"]["template"]["spec"]
     (driver,) = pod["containers"]
     assert pod["restartPolicy"] == "OnFailure", "a run that stopped or died is carried on"
     assert f"{cluster['metadata']['name']}-head-svc:6379" in driver["args"][0]
-    assert "exec spa3r pretrain" in driver["args"][0], "or the shell would keep SIGTERM"
+    assert f"exec spa3r {command} " in driver["args"][0], "or the shell would keep SIGTERM"
     assert {m["name"] for m in driver["volumeMounts"]} == {v["name"] for v in pod["volumes"]}
     head = cluster["spec"]["headGroupSpec"]["template"]["spec"]["containers"][0]
     ours, theirs = ({e["name"]: e.get("value") for e in c["env"]} for c in (driver, head))
@@ -27,7 +32,19 @@ def test_the_job_joins_the_ray_cluster_and_is_told_to_stop(monkeypatch: pytest.M
     assert (settings.least_workers, settings.train_workers, settings.gpu) == (4, 8, True)
 
 
-def test_its_command_exists(capsys: pytest.CaptureFixture[str]):
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [("pretrain", {"--dataset", "--recipe"}), ("tune", {"--encoder", "--recipe"})],
+)
+def test_its_command_exists(command: str, options: set[str], capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit, match="0"):
-        main(["pretrain", "--help"])
-    assert {"--dataset", "--recipe"} <= set(capsys.readouterr().out.split())
+        main([command, "--help"])
+    assert options <= set(capsys.readouterr().out.split())
+
+
+def test_the_tuning_job_has_a_recipe_and_an_encoder_that_exist():
+    job = yaml.safe_load((REPO / "infra" / "tune-job.yaml").read_text())
+    (driver,) = job["spec"]["template"]["spec"]["containers"]
+    given = {e["name"]: e.get("value") for e in driver["env"]}
+    assert given["RECIPE"] in vlm_catalogue.TUNE_RECIPES
+    assert given["ENCODER"] == ENCODER

@@ -58,8 +58,9 @@ def written(home: Path) -> dict[str, bytes]:
 
 
 def test_both_splits_are_written_and_read_by_those_who_use_them(home: Path) -> None:
-    result = run()
-    places = questions_of(Settings.from_environment(), recipe=RECIPE)
+    spec = QuestionSpec(turns_per_conversation=1)
+    result = run(spec)
+    places = questions_of(Settings.from_environment(), recipe=RECIPE, spec=spec)
     table = FrameTable(places.media)
     learnt = read_set(places.train)
     assert {one.scene for one in learnt.instructions} <= set(table.scenes("train"))

@@ -54,6 +54,18 @@ def test_a_server_that_answers_is_taken(slash: str, monkeypatch: pytest.MonkeyPa
         thread.join()
 
 
+RESULTS: list[dict[str, Any]] = [
+    {"stage": "rooms", "line": "64 + 12 rooms", "facts": {"rooms": 64}},
+    {"stage": "ingest", "line": "re-used: 5 scenes", "facts": {}},
+    {"stage": "pretrain", "line": "12 steps", "facts": {"model": "models:/x@candidate"}},
+    {"stage": "evaluate", "line": "R2 0.5", "facts": {"report": "/r/report.html"}},
+    {"stage": "tune", "line": "120 steps", "facts": {"model": "models:/v@candidate"}},
+    {"stage": "evaluate-vlm", "line": "vsi-bench 47.1",
+     "facts": {"report": "/s/report.html", "table": "  overall  47.1"}},
+    {"stage": "promote-vlm", "line": "not promoted", "facts": {}},
+]  # fmt: skip
+
+
 def test_the_last_screen_names_every_place_and_command(tmp_path: Path) -> None:
     home = tmp_path / "home"
     settings = Settings(
@@ -65,15 +77,13 @@ def test_the_last_screen_names_every_place_and_command(tmp_path: Path) -> None:
         gpu=False,
         mlflow_uri=f"sqlite:///{home}/mlflow.db",
     )
-    results = [
-        {"stage": "ingest", "line": "re-used: 5 scenes", "facts": {}},
-        {"stage": "pretrain", "line": "12 steps", "facts": {"model": "models:/x@candidate"}},
-        {"stage": "evaluate", "line": "R2 0.5", "facts": {"report": "/r/report.html"}},
-    ]
-    text = summary(settings, results)
+    text = summary(settings, RESULTS)
     for needed in (
-        "ingest    re-used: 5 scenes", "pretrain  12 steps", "xdg-open /r/report.html",
-        "models:/x@candidate", "spa3r encode", f"mlflow ui --backend-store-uri sqlite:///{home}",
+        "ingest        re-used: 5 scenes", "pretrain      12 steps", "/r/report.html",
+        "xdg-open /s/report.html", "models:/x@candidate", "models:/v@candidate",
+        "  overall  47.1", "promote-vlm   not promoted", "spa3r chat",
+        f'spa3r ask {home}/rooms/scans/scene0064_00 "How many chairs', "spa3r encode",
+        f"mlflow ui --backend-store-uri sqlite:///{home}",
         str(settings.prefect_database), "prefect server start",
     ):  # fmt: skip
         assert needed in text, needed
@@ -84,6 +94,5 @@ def test_the_last_screen_shows_no_password(tmp_path: Path) -> None:
         home=tmp_path, shards_root="", targets_root="", workers=1, train_workers=0, gpu=False,
         mlflow_uri="postgresql://lab:hunter2@db/mlflow",
     )  # fmt: skip
-    facts = {"report": "/r/report.html", "model": "models:/x@candidate"}
-    text = summary(settings, [{"stage": "evaluate", "line": "R2 0.5", "facts": facts}])
+    text = summary(settings, RESULTS)
     assert "postgresql://lab:***@db/mlflow" in text and "hunter2" not in text

@@ -1,6 +1,7 @@
 """The environment table of flows/settings.py: honoured, checked, and never written over."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -10,7 +11,7 @@ from flows import settings as module
 from flows.settings import Settings
 from spa3r.config import IngestSpec
 from spa3r.errors import ConfigError
-from spa3r.recipes import catalogue
+from spa3r.recipes import catalogue, vlm_catalogue
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +42,7 @@ def test_every_variable_of_the_table_is_honoured(
     values = {
         "SPA3R_HOME": str(tmp_path / "h"), "SPA3R_WORKERS": "3", "SPA3R_TRAIN_WORKERS": "0",
         "SPA3R_SHARDS": "s3://lab/shards", "SPA3R_TARGETS": "s3://lab/targets",
+        "SPA3R_INSTRUCTIONS": "s3://lab/sets", "SPA3R_FEATURES": "s3://lab/features",
         "SPA3R_GPU": "1", "MLFLOW_TRACKING_URI": "http://mlflow:5000",
         "PREFECT_HOME": str(tmp_path / "p"),
     }  # fmt: skip
@@ -51,7 +53,10 @@ def test_every_variable_of_the_table_is_honoured(
     assert found == Settings(
         home=tmp_path / "h", shards_root="s3://lab/shards", targets_root="s3://lab/targets",
         workers=3, train_workers=0, gpu=True, mlflow_uri="http://mlflow:5000",
+        instructions_root="s3://lab/sets", features_root="s3://lab/features",
     )  # fmt: skip
+    assert found.instruction_set("vsi-590k") == "s3://lab/sets/vsi-590k"
+    assert found.features == "s3://lab/features"
     assert found.shards("rooms", catalogue.get("debug").ingest).startswith("s3://lab/shards/rooms-")
     assert found.prefect_database == tmp_path / "p/prefect.db"
 
@@ -128,6 +133,29 @@ def test_statistics_of_fewer_clips_lie_in_another_folder(source: str, train: boo
     assert [a != b for a, b in pairs] == [train, False]
 
 
+def test_a_tuning_run_is_named_by_recipe_encoder_and_sets(tmp_path: Path) -> None:
+    found = Settings.from_environment()
+    base = vlm_catalogue.get("vlm-debug")
+    made = {"encoder_hash": "e", "set.rooms": "r"}
+    run = found.tuning_run(base, made)
+    assert run.parent == found.home / "runs" and run.name.startswith("vlm-debug-")
+    assert run == found.tuning_run(base, dict(reversed(made.items())))
+    others = [
+        found.tuning_run(base, made | {"encoder_hash": "f"}),
+        found.tuning_run(base, made | {"set.rooms": "s"}),
+        found.tuning_run(vlm_catalogue.get("vlm-debug", {"train.steps": 5}), made),
+        found.tuning_run(vlm_catalogue.get("vlm-debug-none"), made),
+    ]
+    assert len({run, *others}) == 5
+    free = vlm_catalogue.get("vlm-debug", {"train.keep_best": 7})
+    assert found.tuning_run(free, made) == run, "it may change when a run goes on"
+    assert found.instruction_set("rooms") == str(found.home / "instructions/rooms")
+    assert found.features == str(found.home / "features")
+    assert found.tuning_checkpoints(run) == ""
+    away = replace(found, checkpoints_root="s3://lab/checkpoints")
+    assert away.tuning_checkpoints(run) == f"s3://lab/checkpoints/{run.name}"
+
+
 def test_prepare_environment_sends_nothing_and_respects_the_user(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,6 +182,7 @@ def test_a_dataset_name_stays_a_name(name: str, monkeypatch: pytest.MonkeyPatch,
         lambda: settings.shards(name, IngestSpec()),
         lambda: settings.targets(name, catalogue.get("tiny"), "train"),
         lambda: settings.run(name, catalogue.get("tiny")),
+        lambda: settings.instruction_set(name),
     ):
-        with pytest.raises(ConfigError, match=r"dataset .*: use letters"):
+        with pytest.raises(ConfigError, match=r"(dataset|instruction set) .*: use letters"):
             place()

@@ -116,7 +116,8 @@ def asked(count: int, scene_name: str = "scene0001_00") -> list[Asked]:
 
 
 def test_a_conversation_is_the_prompt_of_the_benchmark() -> None:
-    found = {one.turns[0].text: one for one in conversations(asked(2), QuestionSpec(), "rooms")}
+    spec = QuestionSpec(turns_per_conversation=1)
+    found = {one.turns[0].text: one for one in conversations(asked(2), spec, "rooms")}
     assert {text: one.turns[1].text for text, one in found.items()} == {
         "<video>These are frames of a video.\nHow many chair(s) are in this room?\nPlease answer"
         " the question using a single word or phrase.": "3",
