@@ -41,7 +41,7 @@ format: setup  ## ruff, in place
 
 benchmarks: setup  ## all benchmarks, results in docs/benchmarks
 	@for name in ingest ingest_workers reader target_dtypes target_sources loader \
-	  asymmetric_attention pretrain_step prope encode; do \
+	  asymmetric_attention pretrain_step tune_features prope encode; do \
 	  $(PY) -m benchmarks.$$name --json docs/benchmarks/$$name.json || exit 1; done
 
 clean:  ## removes what the demo made (not the virtual environment)

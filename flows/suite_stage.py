@@ -207,7 +207,7 @@ def _meta(
         "decoding": DECODING,
         "max_new_tokens": suite.max_new_tokens,
         "batch_size": batch_size,
-        "precision": str(next(vlm.model.parameters()).dtype).removeprefix("torch."),
+        "precision": vlm.precision,
         "device": vlm.device.type,
         "model": {
             "hash": vlm.hash,

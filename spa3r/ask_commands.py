@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os.path
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -144,11 +145,15 @@ def _load(arguments: Any) -> "Spa3VLM":
 
 
 def _ask_once(arguments: Any) -> None:
+    from spa3r.errors import ConfigError
     from spa3r.instructions import Turn
     from spa3r.vlm.ask import Reader
     from spa3r.vlm.spa3_vlm import Request
 
     *paths, question = arguments.words
+    # Path.exists raises for a question longer than a path may be.
+    if os.path.exists(question) or question.lower().endswith(_IMAGES):  # noqa: PTH110
+        raise ConfigError(f"{question} is a file: the last word is the question, in quotes")
     vlm = _load(arguments)
     reader = Reader(vlm, "", lambda path: read_scan(vlm, path))
     views = reader.views(kind_of(paths), paths)

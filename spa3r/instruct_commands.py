@@ -7,7 +7,8 @@ from typing import Final
 INSTRUCT_HELP: Final = """\
 Imports questions and answers for tuning, in their published form, as an instruction set under
 SPA3R_INSTRUCTIONS. Rows that cannot be used are left out and counted by reason: malformed
-conversations, absent media, markers outside the picture, scenes that benchmarks ask about.
+conversations, media that are absent or not under --media, markers outside the picture, scenes that
+benchmarks ask about.
 
   SOURCE        ANNOTATIONS
   vsi-590k      VSI-590K's .jsonl
@@ -44,6 +45,8 @@ def _instruct(arguments: argparse.Namespace) -> None:
     from flows import instruct_stage
     from spa3r.errors import ConfigError
 
+    if arguments.check and arguments.source:
+        raise ConfigError("--check SET reads a set again and imports nothing; leave SOURCE out")
     if arguments.check:
         print(instruct_stage.check(arguments.check).line)
         return

@@ -68,6 +68,7 @@ def _listed(f: IO[bytes], url: str) -> Iterator[tuple[int, Row]]:
         yield number, _object(text.value(decoder, number))
         if not text.ends("]"):
             text.skip(",")
+    text.finish()
 
 
 class _Text:
@@ -89,6 +90,12 @@ class _Text:
             raise self._broken(f"{character!r} is missing before {found}")
         self._at += 1
 
+    def finish(self) -> None:
+        """Goes past the list's end. Raises FormatError if more than blanks follow."""
+        self.skip("]")
+        if self._next():
+            raise self._broken(f"{self._next()!r} follows its end")
+
     def value(self, decoder: json.JSONDecoder, number: int) -> Any:
         """The JSON value that begins here. Raises FormatError: cut, damaged or too long."""
         self._next()
@@ -100,6 +107,8 @@ class _Text:
                     raise self._broken(f"row {number} is not JSON ({error})") from error
                 self._more()
             else:
+                if end - self._at > MAX_ROW:
+                    raise self._broken(f"row {number} is longer than {MAX_ROW >> 20} MB")
                 self._at = end
                 return value
 

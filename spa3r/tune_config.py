@@ -25,7 +25,7 @@ class FusionConfig:
     i-th layer of the language model."""
     metric_scale: bool = False
     """Of `cross_attention` on latents: one more key, made of the logarithm of the scene's metres
-    per unit. Latents know no metres (not in the paper; docs/models.md)."""
+    per unit. Latents know no metres (not in the paper; docs/vlm.md)."""
 
     def __post_init__(self) -> None:
         per_patch = self.kind in ("add", "deep_stack")

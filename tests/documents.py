@@ -9,7 +9,10 @@ OPERATIONS = REPO / "docs" / "operations.md"
 # Pages whose shell blocks must say whether a test runs them.
 LABELLED = tuple(
     REPO / "docs" / f"{name}.md"
-    for name in ("operations", "ingest", "services", "settings", "errors", "training")
+    for name in (
+        *("operations", "ingest", "services", "settings", "errors", "training"),
+        *("vlm", "instructions", "answering", "scores"),
+    )
 )
 TESTED, CLUSTER = "sh tested", "sh cluster"
 

@@ -6,7 +6,6 @@ from functools import cached_property
 from typing import Any, Final, get_args, overload
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from spa3r.errors import FormatError
 from spa3r.instructions import FORMAT, Instruction, Mark, MediaKind, Turn, fault_of
@@ -77,15 +76,14 @@ class Rows(Sequence[Instruction]):
         return one
 
 
-def holds_nulls(column: pa.ChunkedArray) -> bool:
-    """Whether anything is absent in a column, lists and structs inside included."""
-    if column.null_count:
-        return True
-    if pa.types.is_list(column.type):
-        return holds_nulls(pc.list_flatten(column))
-    if pa.types.is_struct(column.type):
-        return any(holds_nulls(pc.struct_field(column, [i])) for i in range(column.type.num_fields))
-    return False
+def holds_nulls(array: Any) -> bool:
+    """Whether anything is absent in an Arrow array, lists and structs inside included."""
+    inside: list[Any] = []
+    if pa.types.is_list(array.type):
+        inside = [array.flatten()]
+    elif pa.types.is_struct(array.type):
+        inside = array.flatten()
+    return array.null_count > 0 or any(map(holds_nulls, inside))
 
 
 def to_table(some: Sequence[Instruction]) -> pa.Table:

@@ -200,11 +200,17 @@ class _Hashing:
 def _beside(folder: str, media_root: str) -> str:
     """The media root as "../../..." where it lies in the home of the set, so that a home can be
     moved; else its absolute path; a URL as it is."""
-    if not media_root or not (storage.is_local(folder) and storage.is_local(media_root)):
+    if not media_root or not storage.is_local(media_root):
         return media_root
-    here, root = Path(folder).resolve(), Path(media_root).resolve()
-    home = here.parent.parent
-    return f"../../{root.relative_to(home)}" if root.is_relative_to(home) else str(root)
+    root = _local(media_root)
+    if storage.is_local(folder) and root.is_relative_to(home := _local(folder).parent.parent):
+        return f"../../{root.relative_to(home)}"
+    return str(root)
+
+
+def _local(url: str) -> Path:
+    """Absolute, of a path or a URL file://."""
+    return Path(storage.filesystem(url)[1]).resolve()
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -250,7 +256,8 @@ def _read_table(folder: str, sha256: str) -> pa.Table:
         raise FormatError(f"{url}: not a readable Parquet file ({why}); {CURE}") from error
     if not table.schema.equals(SCHEMA):
         raise FormatError(f"{url}: columns {table.schema.names} are not {FORMAT}'s; {CURE}")
-    if absent := [name for name in table.column_names if holds_nulls(table[name])]:
+    columns = zip(table.column_names, table.columns, strict=True)
+    if absent := [name for name, column in columns if any(map(holds_nulls, column.chunks))]:
         raise FormatError(f"{url}: rows without {' and '.join(absent)}; {CURE}")
     return table
 
@@ -270,13 +277,13 @@ def _read_manifest(folder: str) -> dict[str, Any]:
 
 
 def _media_root(folder: str, kept: str) -> str:
-    return str((Path(folder) / kept).resolve()) if kept.startswith("../") else kept
+    return str((_local(folder) / kept).resolve()) if kept.startswith("../") else kept
 
 
 def _read_lines(url: str) -> InstructionSet:
     if not storage.exists(url):
         raise FormatError(f"{url}: no such file; name a set's folder or a file of JSON lines")
-    root = ""
+    root, seen = "", set[str]()
     some: list[Instruction] = []
     tables: list[pa.Table] = []
     for number, row in numbered_rows(url):
@@ -286,6 +293,12 @@ def _read_lines(url: str) -> InstructionSet:
             root = _root_of_header(row, url)
             continue
         some.append(checked(row, url, number))
+        if some[-1].id in seen:
+            raise FormatError(
+                f"{url}, line {number}: id {some[-1].id!r} stands on an earlier line too; correct"
+                " it or delete the line"
+            )
+        seen.add(some[-1].id)
         if len(some) == BLOCK:
             tables.append(to_table(some))
             some = []

@@ -64,6 +64,8 @@ def answer_all(
     cycle = scene_cycle(questions)
     methods = methods_of(vlm, len(cycle), controls=controls)
     lines = ordered(questions, cycle)
+    for question in lines:  # at once, not after hours
+        _check(vlm, question, request_of("blind", question, None, None, None), max_new_tokens)
     first = {question.scene: question for question in reversed(lines)}
     behind = dict(zip(cycle, [*cycle[1:], *cycle[:1]], strict=True))
     eye = _Eye(vlm, media_root, remembered=batch_size + 2)
@@ -158,8 +160,13 @@ def _batch(
         return vlm.answer_many(requests, max_new_tokens=max_new_tokens, batch_size=batch_size)
     except PromptError:
         for question, request in zip(questions, requests, strict=True):
-            try:
-                vlm.check(request, max_new_tokens=max_new_tokens)
-            except PromptError as error:
-                raise PromptError(f"question {question.id}: {error}") from error
+            _check(vlm, question, request, max_new_tokens)
         raise
+
+
+def _check(vlm: "Spa3VLM", question: Question, request: "Request", max_new_tokens: int) -> None:
+    """Raises PromptError that names the question."""
+    try:
+        vlm.check(request, max_new_tokens=max_new_tokens)
+    except PromptError as error:
+        raise PromptError(f"question {question.id}: {error}") from error

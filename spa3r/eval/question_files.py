@@ -5,7 +5,7 @@ import hashlib
 import html
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from spa3r import storage
+from spa3r.data.shards import FrameTable
 from spa3r.errors import FormatError, MediaError
 from spa3r.eval.suite import Question
 from spa3r.eval.suite_rules import Doc, Suite
@@ -199,13 +200,15 @@ def with_media(questions: Sequence[Question], media_root: str | Path) -> list[Qu
 
     Raises:
         MediaError: some are missing; one line that names the first and says how many.
+        ShardError: frame shards that are none.
     """
-    root = str(media_root)
-    scans = storage.exists(storage.join(root, "manifest.parquet"))
+    root, scans = str(media_root), None
+    if storage.exists(storage.join(root, "manifest.parquet")):
+        scans = frozenset(FrameTable(root).scenes())
     found: dict[tuple[str, ...], Question | None] = {}
     for question in questions:
         if question.media not in found:
-            found[question.media] = _located(question, root, scans=scans)
+            found[question.media] = _located(question, root, scans)
     if lost := [media for media, place in found.items() if place is None]:
         asked = Counter(question.media for question in questions)
         raise MediaError(
@@ -221,11 +224,13 @@ def with_media(questions: Sequence[Question], media_root: str | Path) -> list[Qu
     ]
 
 
-def _located(question: Question, root: str, *, scans: bool) -> Question | None:
-    """None: it is not there."""
+def _located(question: Question, root: str, scans: Collection[str] | None) -> Question | None:
+    """None: it is not there. `scans`: of frame shards; None: the root holds none."""
     if question.media_kind == "video":
-        if scans:
-            return replace(question, media_kind="scan", media=(str(question.doc["scene_name"]),))
+        if scans is not None:
+            scene = str(question.doc["scene_name"])
+            found = replace(question, media_kind="scan", media=(scene,))
+            return found if scene in scans else None
         (video,) = question.media
         for media in (video, video.removesuffix(".mp4")):
             if storage.exists(storage.join(root, media)):

@@ -4,15 +4,15 @@ import math
 from collections.abc import Sequence
 
 from spa3r.eval.bootstrap import Interval
-from spa3r.eval.suite import METHODS
+from spa3r.eval.suite import METHODS, Method
 from spa3r.eval.vlm_scores import Row, VlmScores
 
 
 def text_table(rows: Sequence[Row]) -> str:
     """One line a task: questions, each method's score (0 to 100), and the model minus each control
     with its 95 % interval."""
-    methods = [m for m in METHODS if m in rows[0].scores]
-    controls = [m for m in methods if m in rows[0].differences]
+    methods: list[Method] = [m for m in METHODS if m in rows[0].scores]
+    controls: list[Method] = [m for m in methods if m in rows[0].differences]
     cells = [
         ["task", "questions", *methods, *(f"model - {control}" for control in controls)],
         *(

@@ -44,14 +44,14 @@ def methods_of(vlm: "Spa3VLM", scenes: int, *, controls: bool) -> tuple[Method, 
 def request_of(
     method: Method,
     question: Question,
-    images: "ImageFeatures",
+    images: "ImageFeatures | None",
     own: "Geometry | None",
     other: "Geometry | None",
 ) -> "Request":
     """A question as a method puts it.
 
     Args:
-        images: the vision tower's tokens of the question's media.
+        images: the vision tower's tokens of the question's media; the blind ones need none.
         own, other: geometry of these media, and of another scene; None where none enters.
     """
     from spa3r.vlm.spa3_vlm import Request

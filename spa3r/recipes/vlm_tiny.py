@@ -10,7 +10,7 @@ def vlm_tiny() -> TuneRecipe:
     `rgbd`-taught encoder, for a short while.
 
     Images 224 x 168, 12 tokens each. `metric_scale` tells the model metres, which latents do not
-    know (docs/models.md).
+    know (docs/vlm.md).
 
     Command: spa3r demo (or spa3r questions, then spa3r tune --recipe vlm-tiny).
     Hardware: 2 CPU cores.

@@ -24,7 +24,7 @@ from spa3r.train.job import Job
 from spa3r.train.run import DONE_FILE, Launch, absolute, carry, last_line, require_local
 from spa3r.train.tune_features import JOURNAL, Towers, prepare_features
 from spa3r.train.tune_order import LengthOrder
-from spa3r.train.tune_plan import Plan, make_plan
+from spa3r.train.tune_plan import FORMAT, Plan, make_plan
 from spa3r.train.tune_task import order_of
 from spa3r.train.tune_work import VLM, Base, EncoderFacts, TuneWork
 from spa3r.tune_config import TuneConfig, TuneRecipe
@@ -184,7 +184,7 @@ def _asked(work: TuneWork, mixture: Mixture, roots: list[str]) -> str:
     held_out = config.validate_conversations if config.validate_every else 0
     made_by = [dict(work.encoder.made_by), work.base.hash, work.base.precision]
     return config_hash([
-        to_dict(recipe.vlm), mixture.hash, roots, config.features, held_out, made_by
+        FORMAT, to_dict(recipe.vlm), mixture.hash, roots, config.features, held_out, made_by
     ])[:12]  # fmt: skip
 
 
@@ -302,6 +302,8 @@ def _tiny_base(recipe: TuneRecipe, mixture: Mixture, run: Path) -> Path:
     final = run / f"base-{config_hash([mixture.hash, seed, multiple])[:8]}"
     if not final.exists():
         with locked_folder(run, TrainingError):
+            if final.exists():  # by the process that held it until now
+                return final
             half = final.with_name(f".{final.name}.tmp")
             shutil.rmtree(half, ignore_errors=True)  # of a process that was killed
             conversations = (mixture[number] for number in range(len(mixture)))

@@ -196,9 +196,10 @@ def _keep_images(
 
 
 def _is_kept(seen: Seen | str | None, stores: Stores) -> bool:
-    """Whether a video was looked at and its features are all there."""
+    """Whether a video was looked at and its features are all there. One that could not be shown is
+    looked at again: it may have been put there since."""
     if seen is None or isinstance(seen, str):
-        return seen is not None
+        return False
     kept = (store for store in (stores.geometry, stores.images) if store is not None)
     return not seen.content or all(store.has(seen.content) for store in kept)
 

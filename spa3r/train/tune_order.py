@@ -2,6 +2,7 @@
 seed and the batch number, as that of pre-training (spa3r/data/order.py)."""
 
 import hashlib
+import threading
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Final
@@ -20,7 +21,7 @@ class LengthOrder:
 
     In each epoch every conversation that the epoch has comes exactly once: they are shuffled, each
     pool of them is sorted by length and cut into batches, then all batches are shuffled. Epochs may
-    have different numbers of batches.
+    have different numbers of batches. Several threads may ask at a time.
     """
 
     def __init__(
@@ -46,19 +47,22 @@ class LengthOrder:
         self._pool = max(1, POOL * budget // max(1, int(lengths_N.mean())))
         self._starts = [0]  # number of the first batch of each epoch that was looked at
         self._epoch = lru_cache(maxsize=2)(self._draw_epoch)
+        self._alone = threading.Lock()
 
     def batch(self, index: int) -> tuple[int, ...]:
         """Rows of the batch with this number, counted from 0 over all epochs and workers."""
-        while self._starts[-1] <= index:
-            self._look_at(len(self._starts) - 1)
-        epoch = int(np.searchsorted(self._starts, index, side="right")) - 1
-        return self._epoch(epoch)[index - self._starts[epoch]]
+        with self._alone:
+            while self._starts[-1] <= index:
+                self._look_at(len(self._starts) - 1)
+            epoch = int(np.searchsorted(self._starts, index, side="right")) - 1
+            return self._epoch(epoch)[index - self._starts[epoch]]
 
     def batches_in(self, epochs: float) -> int:
         """Batches of so many epochs, at least 1; of a part of one its share."""
         whole = int(epochs)
-        while len(self._starts) < whole + 2:
-            self._look_at(len(self._starts) - 1)
+        with self._alone:
+            while len(self._starts) < whole + 2:
+                self._look_at(len(self._starts) - 1)
         first, behind = self._starts[whole], self._starts[whole + 1]
         return max(1, first + round((epochs - whole) * (behind - first)))
 
@@ -66,8 +70,7 @@ class LengthOrder:
         self._starts.append(self._starts[epoch] + len(self._epoch(epoch)))
 
     def _draw_epoch(self, epoch: int) -> list[tuple[int, ...]]:
-        digest = hashlib.sha256(f"tune/{self._seed}/{epoch}".encode()).digest()
-        rng = np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "little")))
+        rng = _generator(f"tune/{self._seed}/{epoch}")
         shuffled_N = rng.permutation(self._rows_of(epoch))
         batches: list[tuple[int, ...]] = []
         for start in range(0, len(shuffled_N), self._pool):
@@ -83,3 +86,14 @@ class LengthOrder:
             batches.append(tuple(sorted_N[start : start + size].tolist()))
             start += size
         return batches
+
+
+def blind_draw(share: float, seed: int, epoch: int, conversations: int) -> np.ndarray:
+    """(conversations,) bool: which ones an epoch (from 0) shows without images, each with
+    probability `share`."""
+    return _generator(f"blind/{seed}/{epoch}").random(conversations) < share
+
+
+def _generator(name: str) -> np.random.Generator:
+    digest = hashlib.sha256(name.encode()).digest()
+    return np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "little")))

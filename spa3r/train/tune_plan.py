@@ -22,10 +22,13 @@ from spa3r.plain import config_hash
 from spa3r.tune_config import TuneRecipe
 from spa3r.vlm.processor import Processor
 
+FORMAT: Final = "spa3r-plan-1"
 LONG: Final = "too_many_tokens"
 MANY_FRAMES: Final = "too_many_images"
 MALFORMED: Final = "malformed_conversation"
-_NUMBERS: Final = ("number", "tokens", "images", "height", "width", "placeholders")
+_NUMBERS: Final = (
+    *("number", "tokens", "blind_tokens", "images", "height", "width", "placeholders"),
+)
 _SCHEMA: Final = pa.schema(
     [*((name, pa.int64()) for name in _NUMBERS), ("content", pa.string()), ("held_out", pa.bool_())]
 )
@@ -61,8 +64,13 @@ class Row:
     number: int
     """In the mixture."""
     tokens: int
+    blind_tokens: int
+    """Without its images and their geometry."""
     seen: Seen
     held_out: bool
+
+
+_OF_ROW: Final = ("number", "tokens", "blind_tokens", "held_out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,9 +90,7 @@ class Plan:
         """The conversation of a row."""
         found = {name: column[place].as_py() for name, column in self._columns}
         seen = Seen(**{name: found[name] for name in Seen.__dataclass_fields__})
-        return Row(
-            number=found["number"], tokens=found["tokens"], seen=seen, held_out=found["held_out"]
-        )
+        return Row(seen=seen, **{name: found[name] for name in _OF_ROW})
 
     @property
     def _columns(self) -> Sequence[tuple[str, Any]]:
@@ -173,8 +179,9 @@ def make_plan(
         if isinstance(media, str):
             drops[mixture.set_of(number)][media] += 1
             continue
+        blind = processor.length(one.turns, None)
         rows.append(
-            {"number": number, "tokens": tokens}
+            {"number": number, "tokens": tokens, "blind_tokens": blind}
             | {name: getattr(media, name) for name in Seen.__dataclass_fields__}
         )
         groups.append(_group(one, media))

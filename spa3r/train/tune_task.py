@@ -5,7 +5,7 @@ them, S learnt tokens.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from spa3r.data.mixture import Mixture
 from spa3r.errors import TrainingError
 from spa3r.train.tune_features import Stores, Videos
-from spa3r.train.tune_order import LengthOrder
-from spa3r.train.tune_plan import Plan, Row
+from spa3r.train.tune_order import LengthOrder, blind_draw
+from spa3r.train.tune_plan import NOTHING, Plan, Row
 from spa3r.tune_config import TuneRecipe
 from spa3r.vision_input import SceneViews
 from spa3r.vlm.batch import VlmBatch
@@ -33,6 +33,7 @@ class Conversation:
     """Of a batch: what the loop names, and its length."""
 
     row: int
+    """As `TuneTask.load` takes it."""
     name: str
     tokens: int
 
@@ -76,7 +77,8 @@ class TuneTask(nn.Module):
         return fetched
 
     def load(self, rows: Sequence[int]) -> VlmBatch:
-        """Conversations of the plan, by row.
+        """Conversations of the plan, by row; behind the last row all of them again, blind: without
+        images and geometry, as the blind control asks (spa3r/eval/vlm_controls.py).
 
         Raises:
             FormatError: features that are gone or damaged. TrainingError: a video that has changed.
@@ -84,7 +86,7 @@ class TuneTask(nn.Module):
         return self._processor.collate([self._sample(row) for row in rows], pad="right")
 
     def _sample(self, place: int) -> Sample:
-        row = self._plan.row(place)
+        row = self._row(place)
         one, seen, stores = self._mixture[row.number], row.seen, self._stores
         geometry = None
         if seen.content and stores.geometry is not None:
@@ -93,6 +95,11 @@ class TuneTask(nn.Module):
         return self._processor.sample(
             one.turns, self._views(row), geometry, num_placeholder=seen.placeholders, name=name
         )
+
+    def _row(self, place: int) -> Row:
+        blind, place = divmod(place, len(self._plan))
+        row = self._plan.row(place)
+        return replace(row, seen=NOTHING, tokens=row.blind_tokens) if blind else row
 
     def _views(self, row: Row) -> SceneViews | ImageFeatures | None:
         seen = row.seen
@@ -179,18 +186,31 @@ class TuneTask(nn.Module):
 
 
 def order_of(recipe: TuneRecipe, mixture: Mixture, plan: Plan) -> LengthOrder:
-    """The order in which a recipe trains on a plan. Raises ConfigError: nothing to train on."""
+    """The order in which a recipe trains on a plan, in rows as `TuneTask.load` takes them.
+
+    Which conversations are blind in an epoch is a function of the mixture's seed and the epoch.
+
+    Raises:
+        ConfigError: nothing to train on.
+    """
     numbers_N = plan.numbers("number")
     row_of_N = np.full(len(mixture), -1)
     row_of_N[numbers_N] = np.arange(len(plan))
     row_of_N[numbers_N[plan.held_out]] = -1
 
+    share, drawn_by = recipe.mixture.blind_share, recipe.mixture.seed
+    has_images_N = plan.numbers("images") > 0
+
     def rows(epoch: int) -> np.ndarray:
         found = row_of_N[mixture.epoch(epoch)]
-        return found[found >= 0]
+        found = found[found >= 0]
+        blind_N = blind_draw(share, drawn_by, epoch, len(plan)) & has_images_N
+        return found + len(plan) * blind_N[found]
 
-    budget, seed = recipe.train.tokens_per_batch, recipe.train.seed
-    return LengthOrder(rows, plan.numbers("tokens"), budget, seed)
+    lengths_N = plan.numbers("tokens")
+    if share:
+        lengths_N = np.concatenate([lengths_N, plan.numbers("blind_tokens")])
+    return LengthOrder(rows, lengths_N, recipe.train.tokens_per_batch, recipe.train.seed)
 
 
 def _count(labels: Tensor) -> Tensor:

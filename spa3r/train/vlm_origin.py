@@ -1,7 +1,7 @@
 """What a Spa3-VLM came from, written down when it is finished: lineage.json of its run.
 
 Its encoder is named as a version of the registry; the chain goes on from there to the scans
-(spa3r/train/vlm_lineage.py).
+(spa3r/train/lineage.py).
 """
 
 from collections.abc import Mapping

@@ -13,6 +13,7 @@ Lines come out in the order they went in. Finished blocks of lines lie in `<out>
 are there, so an interrupted run is continued by the same command and gives the same answers.
 """
 
+import codecs
 import hashlib
 import json
 import logging
@@ -85,14 +86,15 @@ class Outcome:
         return f"{self.answered} questions answered{left}"
 
 
-def parse(text: str) -> Asked:
-    """One line of the input.
+def parse(line: bytes) -> Asked:
+    """One line of the input, UTF-8.
 
     Raises:
         LineError: no JSON object, unknown or missing keys, or values of the wrong kind.
     """
     try:
-        row = json.loads(text)
+        row = json.loads(line.decode())
+        json.dumps(row, ensure_ascii=False).encode()  # "\\ud800" is no character
     except (ValueError, RecursionError) as error:
         raise LineError("not_json", f"not JSON ({error})") from error
     if not isinstance(row, dict):
@@ -203,10 +205,13 @@ def answer_file(
         data = storage.read_bytes(source)
     except OSError as error:
         raise ConfigError(f"{source}: cannot be read ({error.strerror or error})") from error
-    lines = [x for x in enumerate(data.split(b"\n"), start=1) if x[1].strip()]
-    job = config_hash([hashlib.sha256(data).hexdigest(), vlm.hash, max_new_tokens, vlm.precision])
+    rows = data.removeprefix(codecs.BOM_UTF8).split(b"\n")
+    lines = [x for x in enumerate(rows, start=1) if x[1].strip()]
+    root = _folder(str(source))
+    digest = hashlib.sha256(data).hexdigest()
+    job = config_hash([digest, root, vlm.hash, max_new_tokens, vlm.precision])
     parts = storage.join(f"{out}.parts", job)
-    reader = Reader(vlm, _folder(str(source)), read_scan)
+    reader = Reader(vlm, root, read_scan)
     done = set(storage.list_names(parts))
     names = [f"{start:08}.jsonl" for start in range(0, len(lines), BLOCK)]
     if kept := len(done.intersection(names)):
@@ -250,7 +255,7 @@ def _answers(
     for number, data in block:
         asked = None
         try:
-            asked = parse(data.decode("utf-8", "replace"))
+            asked = parse(data)
             request = reader.request(asked)
             vlm.check(request, max_new_tokens=max_new_tokens)
             ready[number] = asked, request

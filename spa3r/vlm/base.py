@@ -238,7 +238,7 @@ def _end_ids(hf: PreTrainedModel) -> list[int]:
     config: Any = hf.config
     end: Any = hf.generation_config.eos_token_id if hf.generation_config else None
     end = config.text_config.eos_token_id if end is None else end
-    found = list(end or ()) if isinstance(end, list | tuple | type(None)) else [end]
+    found: list[Any] = list(end or ()) if isinstance(end, list | tuple | type(None)) else [end]
     if not all(type(one) is int for one in found):
         raise ConfigError(f"base ends its answers with {found}, no token ids; correct its files")
     return found

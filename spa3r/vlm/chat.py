@@ -76,7 +76,8 @@ class Chat:
             num_placeholder: tokens for the geometry of the fusion `append`, behind the last image.
 
         Raises:
-            PromptError: turns out of order or empty, or placeholders that do not fit the images.
+            PromptError: turns out of order, empty or not Unicode, or placeholders that do not fit
+                the images.
         """
         turns = list(turns) if answer else _questions(turns)
         _check_order(turns, answer)
@@ -163,6 +164,10 @@ def _check_order(turns: Sequence[Turn], answer: bool) -> None:
     for turn in turns:
         if not _PLACEHOLDER.sub("", turn.text).strip():
             raise PromptError(f"a turn of the {turn.role} is empty: write a text")
+        if any("\ud800" <= character <= "\udfff" for character in turn.text):
+            raise PromptError(
+                f"a turn of the {turn.role} holds half a character (a lone surrogate): write UTF-8"
+            )
 
 
 def _with_images(turns: Sequence[Turn], image_lengths: Sequence[int] | None) -> list[str]:

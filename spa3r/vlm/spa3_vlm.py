@@ -362,7 +362,10 @@ class Spa3VLM:
 
         Raises:
             PromptError: it cannot be put, or has more tokens than the model takes.
+            ConfigError: no new token may come, or views of a size that patches do not tile.
         """
+        if max_new_tokens < 1:
+            raise ConfigError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
         grid_I3, geometry = self.processor.grid_of(request.views), None
         if self.model.fusion.adds_at == "placeholders":
             geometry = self.geometry_of(request)

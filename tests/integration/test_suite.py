@@ -160,8 +160,10 @@ def test_bad_input_is_told_before_anything_is_asked(
     assert not list(here.suites.glob("view-spatial-*"))
     with pytest.raises(ConfigError, match="no images in it; name the root of view-spatial's"):
         run_suite(here, vlm, Asked(suite="view-spatial", questions=asked.questions, media=""))
-    endless = write_jsonl(tmp_path / "long.jsonl", [view_doc(0, question="why " * 25_000)])
-    with pytest.raises(PromptError, match="question 0: ") as error:
+    docs = [*(view_doc(n % SCENES) for n in range(20)), view_doc(3, question="why " * 25_000)]
+    endless = write_jsonl(tmp_path / "long.jsonl", docs)
+    monkeypatch.setattr(Spa3VLM, "answer_many", None)
+    with pytest.raises(PromptError, match="question 20: ") as error:
         run_suite(
             here, vlm, Asked(suite="view-spatial", questions=(str(endless),), media=asked.media)
         )

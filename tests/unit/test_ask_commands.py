@@ -11,7 +11,14 @@ import pytest
 from preprocessing.dataset import ingest_dataset
 from spa3r.ask_commands import kind_of, register
 from spa3r.config import IngestSpec
-from spa3r.errors import ConfigError, FormatError, MediaError, TeacherError, WeightsError
+from spa3r.errors import (
+    ConfigError,
+    FormatError,
+    MediaError,
+    PromptError,
+    TeacherError,
+    WeightsError,
+)
 from spa3r.vlm.spa3_vlm import Spa3VLM
 from tests.commands import parser_of
 from tests.scan_arrays import scan_arrays
@@ -115,6 +122,8 @@ def test_a_file_of_questions(spa3r: Command, photographer: Path, photos: list[st
     [
         (["ask", "a.jpg"], "write: spa3r ask PHOTOS"),
         (["ask"], "write: spa3r ask PHOTOS"),
+        (["ask", "a.jpg", "b.jpg"], "b.jpg is a file: the last word is the question"),
+        (["ask", "a.jpg", "."], "[.] is a file: the last word is the question"),
         (["ask", "a.jpg", "why?", "-o", "x"], "or --jsonl FILE -o OUT"),
         (["ask", "--jsonl", "q.jsonl"], "--jsonl FILE needs -o OUT"),
         (["ask", "a.jpg", "why?", "--jsonl", "q", "-o", "x"], "takes no photos or question"),
@@ -128,6 +137,8 @@ def test_what_does_not_fit_together(spa3r: Command, words: list[str], said: str)
 def test_things_that_are_not_there(spa3r: Command, sensor: Path, photos: list[str]):
     with pytest.raises(MediaError, match=r"none\.jpg: no such file"):
         spa3r("ask", photos[0], "none.jpg", QUESTION, "--model", sensor)
+    with pytest.raises(PromptError, match=r"100000 characters.* this model takes 8192"):
+        spa3r("ask", photos[0], "x" * 100_000, "--model", sensor)
     with pytest.raises(MediaError, match="nowhere"):
         spa3r("ask", "nowhere", QUESTION, "--model", sensor)
     with pytest.raises(WeightsError, match=r"photos has no config\.json"):

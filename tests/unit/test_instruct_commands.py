@@ -122,6 +122,7 @@ def test_what_went_since_is_found_by_check(home: Path, capsys: pytest.CaptureFix
         (("coco", "a.jsonl", "--media", "m"), "source 'coco' is not one of vsi-590k, spar"),
         (("spar", "none.jsonl", "--media", "m"), "none.jsonl: nothing there"),
         (("vg-llm", "none.jsonl%0", "--media", "m"), "must be 1 to 100"),
+        (("spar", "a.jsonl", "--check", "spar"), "imports nothing; leave SOURCE out"),
         (("--check", "nothing"), "no instruction set, or one cut short; make it again"),
         (("--check", "../x.jsonl"), "no such file"),
     ],

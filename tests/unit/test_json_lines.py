@@ -51,6 +51,7 @@ def test_nothing_in_it(tmp_path: Path, content: bytes):
         (b"[", "row 1 is not JSON"),
         (b'[{"a": "\xff"}]', "not UTF-8"),
         (b"[" * 100_000, "row 1 is not JSON"),
+        (b'[{"a": 1}]\n[{"a": 2}]', r"'\[' follows its end"),
     ],
 )
 def test_a_damaged_list(tmp_path: Path, content: bytes, match: str):
@@ -65,6 +66,9 @@ def test_rows_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(json_lines, "_PIECE", 64)
     (tmp_path / "a").write_bytes(b'{"a": "' + b"x" * 5000)
     with pytest.raises(FormatError, match="line 1: longer than"):
+        list(numbered_rows(str(tmp_path / "a")))
+    (tmp_path / "a").write_bytes(b'[{"a": "' + b"x" * 1000 + b'"}]')
+    with pytest.raises(FormatError, match="row 1 is longer than"):
         list(numbered_rows(str(tmp_path / "a")))
     (tmp_path / "a").write_bytes(b'[{"a": "' + b"x" * 5000)
     with pytest.raises(FormatError, match="row 1 is not JSON"):

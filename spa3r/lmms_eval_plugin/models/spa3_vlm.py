@@ -131,7 +131,8 @@ def _grouped(
 
 
 def _until(text: str, stops: Any) -> str:
-    """The text before the first of a task's stops."""
+    """The text before the first of a task's stops. White space is none: with it a blank line before
+    the answer would leave nothing, so lmms-eval's own Qwen models pass over it too."""
     for stop in [stops] if isinstance(stops, str) else stops or ():
         text = text.split(stop)[0] if stop and stop.strip() else text
     return text

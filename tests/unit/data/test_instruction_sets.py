@@ -72,6 +72,21 @@ def test_a_home_can_be_moved(tmp_path: Path):
     assert found.media_root == str(tmp_path / "moved" / "shards" / "rooms")
 
 
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_media_root_is_absolute_or_beside(
+    tmp_path: Path, scheme: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    home = f"{scheme}{tmp_path}/home"
+    inside = write_set(f"{home}/sets/a", SOME, source="test", media_root=f"{home}/shards")
+    assert inside.manifest["media_root"] == "../../shards"
+    assert read_set(f"{home}/sets/a").media_root == str(tmp_path / "home" / "shards")
+    outside = write_set("memory://sets/relative", SOME, source="test", media_root="media")
+    assert outside.media_root == str(tmp_path / "media")
+    other = write_set(f"{home}/sets/b", SOME, source="test", media_root=f"{scheme}{tmp_path}/b")
+    assert other.media_root == str(tmp_path / "b")
+
+
 def test_a_set_anywhere(tmp_path: Path):
     storage.filesystem("memory://")[0].store.clear()
     written = write_set("memory://sets/a", SOME, source="test", media_root="s3://lab/media")
@@ -262,6 +277,7 @@ def test_plain_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         ({**PLAIN, "medium": "a"}, r"unknown keys \['medium'\]; a row has"),
         ({**PLAIN, "media_kind": "audio"}, "media_kind is 'audio', not one of"),
         ({**PLAIN, "media": "a.jpg"}, "media is missing or no list"),
+        (PLAIN, "id 'a' stands on an earlier line too"),
         ({**PLAIN, "id": 7}, "not of the form"),
         ({**PLAIN, "id": None}, "id is missing"),
         ({**PLAIN, "turns": [{"role": "user"}]}, r"turns\.0\.text is missing"),

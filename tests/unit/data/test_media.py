@@ -220,6 +220,20 @@ def test_a_scan_without_depth_is_seen_without(tmp_path: Path):
     assert views.depth_VHW is views.K_V33 is views.world_from_camera_V44 is None
 
 
+def test_a_scan_that_has_times_gets_frames_by_its_length(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder, row = make_frames(tmp_path, {"a": 10}), FrameTable.row
+    rule = FrameRule(least=2, most=6, seconds_per_frame=2)
+    for microseconds, count in ((-1, 6), (150_000, 2), (500_000, 4), (10_000_000, 6)):
+        monkeypatch.setattr(
+            FrameTable, "row",
+            lambda self, scene, n, us=microseconds: {**row(self, scene, n), "timestamp_us": n * us},
+        )  # fmt: skip
+        views = MediaReader(folder).views(item("scan", "a"), VLM, rule)
+        assert views is not None and len(views.names) == count, microseconds
+
+
 def test_scans_that_cannot_be_seen(tmp_path: Path):
     (tmp_path / "shards").mkdir()
     folder = make_frames(tmp_path / "shards", {"a": 4, "b": 4})

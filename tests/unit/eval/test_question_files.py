@@ -13,6 +13,7 @@ from PIL import Image
 from spa3r import storage
 from spa3r.errors import FormatError, MediaError
 from spa3r.eval.question_files import content_hash, read, with_media
+from tests.frames_maker import make_frames
 from tests.suite_makers import cv_doc, picture, spar_doc, view_doc, vsi_doc, write_jsonl
 
 
@@ -46,7 +47,10 @@ def test_the_copy_without_ids_counts(tmp_path: Path) -> None:
 
 def test_prompts_of_the_other_suites(tmp_path: Path) -> None:
     (cv,) = read("cv-bench", write_jsonl(tmp_path / "cv.jsonl", [cv_doc(4)]))
-    assert cv.prompt.startswith("Note: You only need to respond with A, B, C without providing")
+    assert cv.prompt == (
+        "Note: You only need to respond with A, B, C without providing any additional information."
+        "\n\nHow many chairs are in the image? (A) 1 (B) 2 (C) 3"
+    )
     assert (cv.id, cv.task, cv.media) == ("2D-4", "Count", ("img/4.jpg",))
     (view,) = read("view-spatial", write_jsonl(tmp_path / "v.jsonl", [view_doc(7)]))
     assert view.prompt == (
@@ -91,6 +95,16 @@ BROKEN: list[tuple[str, dict[str, Any], str]] = [
     ("spar-bench", spar_doc(0, answer="near"), "answer 'near' is no number"),
     ("spar-bench", spar_doc(0, "view_change_infer", answer="right"), "no list of motions"),
     ("spar-bench", spar_doc(0, image=[]), "image is no list of images"),
+    # What would else be told when every answer is there, or never:
+    ("vsi-bench", vsi_doc(0, options=5), "malformed question"),
+    ("vsi-bench", vsi_doc(0, question="\ud800"), "surrogates not allowed"),
+    ("vsi-bench", vsi_doc(0, scene_name="../../x"), "'scannet/../../x.mp4' leads out of the media"),
+    ("cv-bench", cv_doc(0, answer=5), "malformed question"),
+    ("cv-bench", cv_doc(0, filename="/etc/passwd"), "leads out of the media's root"),
+    ("cv-bench", cv_doc(0, filename=[5]), "malformed question"),
+    ("view-spatial", view_doc(0, choices=["A. left", "B. right"]), "malformed question"),
+    ("spar-bench", spar_doc(0, "position_matching", answer=2), "malformed question"),
+    ("spar-bench", spar_doc(0, answer=2.0), "malformed question"),
 ]  # fmt: skip
 
 
@@ -154,10 +168,12 @@ def test_a_video_may_be_a_folder_of_frames_or_a_scan(tmp_path: Path) -> None:
     picture(tmp_path / "frames" / "scannet" / "scene0000_00" / "1.jpg", 0)
     (found,) = with_media(asked, tmp_path / "frames")
     assert (found.media_kind, found.media) == ("video", ("scannet/scene0000_00",))
-    (tmp_path / "shards").mkdir()
-    (tmp_path / "shards" / "manifest.parquet").touch()
+    make_frames(tmp_path / "shards", {"scene0000_00": 2})
     (scan,) = with_media(asked, tmp_path / "shards")
     assert (scan.media_kind, scan.media) == ("scan", ("scene0000_00",))
+    more = read("vsi-bench", write_jsonl(tmp_path / "r.jsonl", [vsi_doc(0), vsi_doc(1)]))
+    with pytest.raises(MediaError, match=r"scene0001_00.mp4: missing, 1 questions are about it"):
+        with_media(more, tmp_path / "shards")
 
 
 def test_the_hash_is_of_the_content(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 
 import pytest
 
+from spa3r.eval.reference_answers import first_number
 from spa3r.eval.strict_answers import answer_text, same_text, strict_letter, strict_number
 
 OPTIONS = ["left", "back-left", "right", "far right"]
@@ -89,3 +90,23 @@ def test_sentences_are_compared_whole() -> None:
 def test_a_hundred_thousand_characters_are_read() -> None:
     assert strict_number("no " * 50_000 + "\n3") == 3
     assert answer_text("<think>" * 20_000) == ""
+
+
+LONG = {
+    "hundred " * 400: None, "1/" + "9" * 5000: 0.0, "9" * 400 + "/1": None, "9" * 5000: None,
+    "1" * 100_000: None, "(" * 100_000: None, "3 m (" * 20_000: 3.0, "1," * 50_000: None,
+    "7 " * 10_000: 7.0, "3 (a) " * 10_000: 3.0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("raw", LONG)
+def test_endless_answers_end(raw: str) -> None:
+    assert strict_number(raw) == LONG[raw]
+    assert first_number(raw) is None or raw[0].isdigit() or raw[0] == "("
+
+
+def test_what_repeats_a_number_in_brackets() -> None:
+    assert strict_number("3.2 meters (320 cm)") == 3.2
+    assert strict_number("it (the sofa) is 3 m (300 cm) (or so) away") == 3
+    assert strict_number("(3) 4") is None
+    assert strict_number("3) (4)") is None

@@ -4,25 +4,34 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from spa3r.data.mixture import Mixture
 from spa3r.errors import ConfigError, FormatError, TeacherError, TrainingError
+from spa3r.eval.suite import Question
+from spa3r.eval.vlm_controls import request_of
 from spa3r.plain import override
 from spa3r.teachers.vggt_teacher import VggtTeacher
+from spa3r.train.identity import binding
 from spa3r.train.loop import TrainResult
 from spa3r.train.tune import tune
 from spa3r.train.tune_plan import Plan
-from spa3r.train.tune_task import TuneTask
+from spa3r.train.tune_task import TuneTask, order_of
 from spa3r.train.units import unit_of
+from spa3r.vlm.processor import Processor
 from spa3r.vlm.spa3_vlm import Spa3VLM
 from tests.unit.train.run_task import after, newest
 from tests.unit.train.tune_rooms import RECIPE, Colours, make_colours, recipe
 from tests.unit.train.tune_task_runs import losses, opened, train_on, work_of
 from tests.untrained import save_untrained
 
-KINDS = {"full": recipe(), "lora": recipe(vlm__language="lora", vlm__lora__dropout=0.1)}
+KINDS = {
+    "full": recipe(mixture__blind_share=0.3),
+    "lora": recipe(vlm__language="lora", vlm__lora__dropout=0.1),
+}
 
 
 @pytest.fixture(scope="module")
@@ -247,6 +256,39 @@ def test_missing_features_are_made_again_before_training(tmp_path: Path, rooms: 
     assert [path.read_bytes() for path in entries] == kept
 
 
+# --- without images -------------------------------------------------------------------------------
+
+
+def test_a_blind_share_of_each_epoch_is_learnt_as_the_blind_control_asks(
+    tmp_path: Path, rooms: Colours
+) -> None:
+    work = work_of(rooms, tmp_path, recipe(mixture__blind_share=0.5, train__steps=2))
+    plan, task = Plan.load(work.plan), work.open().task
+    order = order_of(work.recipe, Mixture(work.recipe.mixture, work.read_sets()), plan)
+    blind: list[set[int]] = []
+    for epoch in range(8):
+        numbers = range(order.batches_in(epoch) if epoch else 0, order.batches_in(epoch + 1))
+        drawn = [place for i in numbers for place in order.batch(i)]
+        assert sorted(place % len(plan) for place in drawn) == list(range(len(plan)))
+        blind.append({place - len(plan) for place in drawn if place >= len(plan)})
+    assert len(set(map(frozenset, blind))) == 8, "in every epoch others"
+    assert 0.4 < sum(map(len, blind)) / (8 * 24) < 0.6
+    text_alone = int(np.flatnonzero(plan.numbers("images") == 0)[0])
+    assert set.union(*blind) == set(range(len(plan))) - {text_alone}
+    batch = task.load([0, len(plan)])
+    assert batch.images_of == (2, 0) and batch.geometry[0] and batch.geometry[1] is None
+    assert [one.tokens for one in batch.samples] == batch.attention_mask_BT.sum(1).tolist()
+    one = work.read_sets()["colours"].instructions[0]
+    question = Question(
+        id="q", task="t", prompt=one.turns[0].text, media_kind="video", media=("m",), scene="s"
+    )  # fmt: skip
+    asked = request_of("blind", question, None, None, None)  # type: ignore[arg-type]
+    processor = Processor.from_base(work.base.place, work.recipe.vlm)
+    prompt_T = processor.sample(asked.turns, asked.views, asked.geometry, answer=False).input_ids_T
+    assert torch.equal(batch.input_ids_BT[1, : len(prompt_T)], prompt_T)
+    assert binding(work.recipe) != binding(recipe(train__steps=2)), "it binds a run"
+
+
 # --- what cannot be learnt ------------------------------------------------------------------------
 
 
@@ -302,6 +344,11 @@ def test_what_is_left_out_is_counted(tmp_path: Path, rooms: Colours) -> None:
     assert lengths.max() <= 81
     assert plan.dropped == {"colours": {"missing_media": 4, "too_many_tokens": 21 - len(plan)}}
     assert 0 < len(plan) < 21
+    # A start that settled nothing is no verdict: what could not be shown is looked for again.
+    work.plan.unlink()
+    again = Plan.load(work_of(rooms, tmp_path, recipe(mixture__max_tokens=81)).plan)
+    assert again.dropped == {"colours": {"too_many_tokens": 25 - len(again)}}
+    assert len(again) > len(plan)
     few = recipe(mixture__max_images=1)
     plan = Plan.load(work_of(rooms, tmp_path, few).plan)
     assert plan.dropped == {"colours": {"too_many_images": 24}} and len(plan) == 1

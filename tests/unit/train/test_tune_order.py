@@ -1,5 +1,7 @@
 """The order of tuning: every conversation once an epoch, batches of similar length in a budget."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
@@ -45,6 +47,22 @@ def test_the_order_depends_on_number_and_seed_alone() -> None:
     one, two = epochs(order(), 2)
     assert set(one) != set(two), "another epoch has other batches"
     assert [order(seed=1).batch(i) for i in range(30)] != [again.batch(i) for i in range(30)]
+
+
+def test_threads_that_ask_at_once_see_the_one_order() -> None:
+    """Loaders ask for the first batches at the same time, when no epoch was looked at yet."""
+    rows, arrived = np.arange(len(LENGTHS)), threading.Event()
+
+    def slow(epoch: int) -> np.ndarray:
+        arrived.wait(0.02)
+        return rows
+
+    expected = order()
+    for _ in range(3):
+        found = LengthOrder(slow, LENGTHS, BUDGET, 0)
+        with ThreadPoolExecutor(4) as pool:
+            batches = list(pool.map(found.batch, range(0, 800, 20)))
+        assert batches == [expected.batch(i) for i in range(0, 800, 20)]
 
 
 def test_epochs_may_have_other_conversations() -> None:

@@ -1,5 +1,6 @@
 """Questions from a file of JSON lines: good ones, bad ones, interrupted runs."""
 
+import codecs
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -83,8 +84,10 @@ def test_bad_lines_are_answered_with_what_is_wrong_and_counted(vlm: Spa3VLM, her
         {"id": True, "images": ["1.jpg"], "question": QUESTION},
         {"id": "scan", "scan": "nothing", "question": QUESTION},
         '{"id": "cut", "images": ["0.jpg"], "question": "Ho',
+        about("half \ud800", "0.jpg"),
         about("last", "0.jpg"),
     )
+    source.write_bytes(codecs.BOM_UTF8 + source.read_bytes() + b'{"id": "latin \xe9"}')
     outcome = answer_file(vlm, source, here / "out.jsonl", max_new_tokens=2)
     rows = rows_of(here / "out.jsonl")
     assert [row["id"] for row in rows if "answer" in row] == ["good", "7", "last"]
@@ -105,15 +108,17 @@ def test_bad_lines_are_answered_with_what_is_wrong_and_counted(vlm: Spa3VLM, her
         15: ("bad_id", '"id"'),
         16: ("missing_media", "no scene of frame shards"),
         17: ("not_json", "not JSON"),
+        18: ("not_json", "surrogates not allowed"),
+        21: ("not_json", "can't decode byte 0xe9"),
     }
     assert {line: reason for line, (reason, _) in bad.items()} == {
         line: reason for line, (reason, _) in said.items()
     }
     for line, (_, part) in said.items():
         assert part in bad[line][1] and "\n" not in bad[line][1]
-    assert len(rows) == 18 and outcome.answered == 3 and outcome.errors.total() == 15
+    assert len(rows) == 20 and outcome.answered == 3 and outcome.errors.total() == 17
     assert rows[1]["id"] == "missing" and rows[2]["id"] is None
-    assert "15 not: 1 bad_id, 2 cannot_be_asked, 1 damaged_media, 2 missing_media" in outcome.line
+    assert "17 not: 1 bad_id, 2 cannot_be_asked, 1 damaged_media, 2 missing_media" in outcome.line
 
 
 def test_a_video_is_looked_at_in_frames(vlm: Spa3VLM, here: Path):
@@ -171,6 +176,9 @@ def test_blocks_of_another_file_are_not_taken(
     with pytest.raises(pytest.skip.Exception):
         answer_file(vlm, source, here / "out.jsonl", max_new_tokens=2)
     monkeypatch.undo()
+    (elsewhere := here / "elsewhere").mkdir()  # the very same lines, about another 0.jpg
+    answer_file(vlm, source.rename(elsewhere / "q.jsonl"), here / "out.jsonl", max_new_tokens=2)
+    assert rows_of(here / "out.jsonl")[0]["reason"] == "missing_media"
     source = write(here, about("b", "0.jpg"))
     answer_file(vlm, source, here / "out.jsonl", max_new_tokens=2)
     assert [row["id"] for row in rows_of(here / "out.jsonl")] == ["b"]
@@ -231,4 +239,4 @@ def test_an_empty_file_is_an_empty_answer(vlm: Spa3VLM, here: Path):
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"id": 1e999}', "null", '"\\ud800"'])
 def test_hostile_json_is_a_line_error(text: str):
     with pytest.raises(LineError):
-        parse(text)
+        parse(text.encode())

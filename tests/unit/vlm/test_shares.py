@@ -35,9 +35,9 @@ def moved() -> np.ndarray:
     return poses
 
 
-@pytest.mark.parametrize("kind", ["cross_attention", "append", "add", "none"])
+@pytest.mark.parametrize("kind", ["cross_attention", "append", "add", "deep_stack", "none"])
 def test_shares_sum_to_one(kind: str):
-    source = "teacher" if kind == "add" else "latents"
+    source = "teacher" if kind in ("add", "deep_stack") else "latents"
     config = tiny_config(fusion=FusionConfig(kind=kind, source=source))  # type: ignore[arg-type]
     vlm = tiny_vlm(config=config, stir=True)
     shares = vlm.view_shares(asked(vlm), TEXT)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from spa3r.errors import ImageError, PromptError, TeacherError
+from spa3r.errors import ConfigError, ImageError, PromptError, TeacherError
 from spa3r.hub import Spa3REncoder
 from spa3r.instructions import Turn
 from spa3r.vlm.spa3_vlm import Answer, Request, Spa3VLM
@@ -162,10 +162,17 @@ def test_a_prompt_of_100_000_characters_names_the_limit(vlm: Spa3VLM):
         assert "100002 characters" in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("question", ["", "  \n", "<image>\n", "<image><image>a", "<image>" * 4])
+@pytest.mark.parametrize(
+    "question", ["", "  \n", "<image>\n", "<image><image>a", "<image>" * 4, "half \ud800"]
+)
 def test_a_question_that_is_none(vlm: Spa3VLM, question: str):
     with pytest.raises(PromptError):
         vlm.ask(**SCAN, question=question)
+
+
+def test_no_new_tokens(vlm: Spa3VLM):
+    with pytest.raises(ConfigError, match="max_new_tokens must be at least 1, got 0"):
+        vlm.ask(**SCAN, question=QUESTION, max_new_tokens=0)
 
 
 def test_images_that_are_none(vlm: Spa3VLM, tmp_path: Path):

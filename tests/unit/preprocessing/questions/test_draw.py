@@ -199,6 +199,13 @@ def test_damaged_objects_files_are_named(content: str, says: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_names_are_brought_to_one_line_with_single_blanks() -> None:
+    upright = LEANING.replace("0.8, 0.6", "1, 0").replace("-0.6, 0.8", "0, 1")
+    content = upright.replace("bed", r" office \n  chair")
+    facts = read_facts(content.encode(), "a.objects.json", scene="a", dataset="rooms")
+    assert [one.category for one in facts.things] == ["office chair"]
+
+
 def test_names_that_would_break_a_question_are_not_asked_about() -> None:
     for name in ("wall", "Ceiling", "object", "a, b", "<video>", "{choices}", ""):
         upright = LEANING.replace("0.8, 0.6", "1, 0").replace("-0.6, 0.8", "0, 1")

@@ -232,6 +232,18 @@ def test_turns_of_a_known_route() -> None:
     assert route(facts, "bed", "door", "lamp") == routes.NO_TURN, "45 degrees"
 
 
+def test_a_turn_is_one_by_both_readings_within_30_degrees() -> None:
+    """Degrees as the far door is seen from the chair's middle; from where the robot halts before
+    it, 0.5 m back, they are a degree less, and to a near door ten less."""
+    for degrees, away, found in (
+        (64, 40, ("Turn Left",)), (57, 40, routes.NO_TURN), (123, 40, routes.NO_TURN),
+        (116, 40, ("Turn Left",)), (64, 3, routes.NO_TURN), (74, 3, ("Turn Left",)),
+    ):  # fmt: skip
+        x, y = away * np.cos(np.radians(degrees)), away * np.sin(np.radians(degrees))
+        facts = scene(thing("bed", 0, 0), thing("chair", 4, 0), thing("door", 4 + x, y))
+        assert route(facts, "bed", "chair", "door") == found, (degrees, away)
+
+
 def test_mirrored_routes_turn_the_other_way() -> None:
     plain, _ = drawn(routes.routes(corridor(), rng()))
     mirrored, _ = drawn(routes.routes(moved(corridor(), MIRROR), rng()))
