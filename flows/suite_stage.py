@@ -15,10 +15,10 @@ from flows.answers import ANSWERS, Answers, log_answers
 from flows.settings import Settings
 from flows.stage import StageResult, say, timed
 from spa3r import storage
-from spa3r.errors import ConfigError
+from spa3r.errors import ConfigError, ServiceError
 from spa3r.eval import prediction_files as files
 from spa3r.eval.question_files import UNPACKED, content_hash, read, with_media
-from spa3r.eval.score_table import summary, text_table
+from spa3r.eval.score_table import own_overall, summary, text_table
 from spa3r.eval.suites import require_scorer, suite_of
 from spa3r.eval.vlm_scores import VlmScores, table
 from spa3r.lock import locked_folder
@@ -244,8 +244,8 @@ def _result(
         f" {run.scores.scorer}, {overall.questions} questions about {overall.scenes} scenes"
     )
     line += f"; {against}" if against else ""
-    errors = run.scores.methods["model"].errors
-    line += f"; the reference gives no overall: {errors[0]}" if errors else ""
+    own = own_overall(run.scores)
+    line += f"; {own}" if own else ""
     facts = {
         "report": str(report), "folder": str(run.folder), "overall": ours.mean, "model": model,
         "scorer": run.scores.scorer, "unparsed": dict(run.scores.unparsed),
@@ -258,11 +258,18 @@ def _result(
 
 
 def _log(settings: Settings, run: SuiteRun, report: Path) -> None:
-    """Answers, scores and report go to the run of the version that is this model, if any."""
+    """Answers, scores and report go to the run of the version that is this model, if any. Where
+    there is no registry nothing is registered, and none is made."""
+    from spa3r.train.servers import existing_store
+
+    try:
+        store = existing_store(settings.mlflow_uri)
+    except ServiceError:
+        return
     from spa3r.train import registry, tracking
     from spa3r.train.vlm_registry import VLM_HASH, VLM_NAME
 
-    client = tracking.connect(settings.mlflow_uri)
+    client = tracking.connect(store)
     version = registry.find_by_hash(client, run.meta["model"]["hash"], name=VLM_NAME, tag=VLM_HASH)
     if version is None or run.meta["limit"]:
         return

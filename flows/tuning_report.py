@@ -4,6 +4,7 @@ from typing import Any
 
 from flows.settings import Settings
 from spa3r import storage
+from spa3r.errors import ServiceError
 
 
 def tuning_of(settings: Settings, digest: str) -> dict[str, Any]:
@@ -16,12 +17,18 @@ def tuning_of(settings: Settings, digest: str) -> dict[str, Any]:
     Raises:
         FormatError, WeightsError: an instruction set or the model is damaged.
     """
+    from spa3r.train.servers import existing_store
+
+    try:
+        store = existing_store(settings.mlflow_uri)
+    except ServiceError:  # no registry here
+        return {}
     from spa3r.train import registry, tracking
     from spa3r.train.origin import LINEAGE
     from spa3r.train.vlm_registry import VLM_HASH, VLM_NAME
     from spa3r.viz.tuning_part import tuning_part
 
-    client = tracking.connect(settings.mlflow_uri)
+    client = tracking.connect(store)
     version = registry.find_by_hash(client, digest, name=VLM_NAME, tag=VLM_HASH)
     if version is None:
         return {}

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from spa3r import storage
 from spa3r.errors import ConfigError, ShardError
-from spa3r.eval.suite import Method, Prediction, Question
+from spa3r.eval.suite import METHODS, Method, Prediction, Question
 
 FORMAT: Final = "spa3r-predictions-1"
 META: Final = "meta.json"
@@ -102,21 +102,38 @@ def is_finished(folder: str) -> bool:
 
 
 def read_predictions(folder: str) -> dict[Method, list[Prediction]]:
-    """All answers by method. Raises ShardError: there are none yet, or the file is damaged."""
+    """All answers by method, the model's among them. Raises ShardError: there are none yet, or the
+    file is damaged."""
     place = storage.join(folder, PREDICTIONS)
     if not storage.exists(place):
         raise ShardError(f"{place}: missing; the evaluation did not end, start it again")
     found: dict[Method, list[Prediction]] = {}
+    seen: set[tuple[str, str]] = set()
     try:
         for row in _read(place):
+            _check(row, seen)
             one = Prediction(
                 question=row["question"], method=row["method"], raw=row["raw"],
                 frames=tuple(row["frames"]),
             )  # fmt: skip
             found.setdefault(one.method, []).append(one)
-    except (KeyError, TypeError) as error:
+        if "model" not in found:
+            raise ValueError("no answers of the method model")
+    except (KeyError, TypeError, ValueError) as error:
         raise ShardError(f"{place}: not whole ({error!r}); {_CURE}") from error
     return found
+
+
+def _check(row: Mapping[str, Any], seen: set[tuple[str, str]]) -> None:
+    """Raises ValueError for a row that is no answer, or one that came before."""
+    name = row["question"], row["method"]
+    if row["method"] not in METHODS or not isinstance(row["raw"], str):
+        raise ValueError(
+            f"method {row['method']!r} answers question {row['question']!r} by {row['raw']!r}"
+        )
+    if name in seen:
+        raise ValueError(f"two answers of {row['method']} to question {row['question']!r}")
+    seen.add(name)
 
 
 def _part(folder: str, number: int) -> str:

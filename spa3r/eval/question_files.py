@@ -188,6 +188,8 @@ def _rehearse(suite: Suite, question: Question) -> None:
     for path in question.media:
         if path.startswith("/") or ".." in path.split("/") or "\0" in path:
             raise ValueError(f"{path[:80]!r} leads out of the media's root")
+        if not path.strip("./ "):
+            raise ValueError(f"{path[:80]!r} names no file")
     html.escape(suite.gold(question.doc))
     for scorer in suite.scorers:
         with suppress(ZeroDivisionError):  # the reference's, of a truth of 0: it is reported

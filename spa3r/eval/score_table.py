@@ -43,6 +43,20 @@ def summary(scores: VlmScores) -> str:
     return f"{scores.suite} by scorer {scores.scorer}: {against} on {overall.scenes} scenes"
 
 
+def own_overall(scores: VlmScores) -> str:
+    """What the scorer itself gives the model, where that is not the table's overall; else "".
+
+    The two part where questions of a kind are missing: the table is the mean over what questions
+    there are, references raise, or leave tasks apart.
+    """
+    found, ours = scores.methods["model"], scores.rows[0].scores["model"].mean
+    if found.overall is None:
+        return f"the reference gives no overall: {found.errors[0]}"
+    if math.isclose(100 * found.overall / found.scale, ours, abs_tol=1e-6):
+        return ""
+    return f"the scorer's own overall is {found.overall:.6g} of {found.scale:g}"
+
+
 def _told(found: Interval) -> str:
     if not math.isfinite(found.low):
         return f"{found.mean:+.1f} (one scene)"

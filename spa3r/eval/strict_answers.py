@@ -17,9 +17,9 @@ Differences from the references (spa3r/eval/reference_answers.py, option_matcher
 - The text of exactly one option counts as that option, and the number of exactly one where all
   options are numbers. A text that denies ("not left") does not.
 - Numbers: "1,200" is 1200, ".5" is 0.5, "-3" and "minus three" are negative, "twenty-one" is 21, "a
-  dozen" 12, "1/2" and a half sign 0.5; what stands in brackets after a number is a repetition; of
-  "a + b = c" it is c. Two different numbers ("2-3", "two or three") are no answer, nor are nan and
-  inf.
+  dozen" 12, "1/2" and a half sign 0.5, "3½" and "three and a half" 3.5; what stands in brackets
+  after a number is a repetition; of "a + b = c" it is c. Two different numbers ("2-3", "two or
+  three") are no answer, nor are nan and inf.
 - Units are not converted: the question names its unit, and the answer is read in it.
 """
 
@@ -59,6 +59,8 @@ _DIGITS: Final = re.compile(
     r"(?![,.]?\d)",
     re.IGNORECASE,
 )
+_MIXED: Final = re.compile(r"(\d{1,9}) ?([¼-¾⅐-⅞])")
+_AND_A_HALF: Final = re.compile(r"\s+and\s+a\s+half\b", re.IGNORECASE)
 _IN_BRACKETS: Final = re.compile(r"(\([^()]*\))")
 _WORDS: Final = NUMBER_WORDS | {"dozen": 12}
 
@@ -198,7 +200,8 @@ def _plain(text: str) -> str:
 
 
 def _normal(text: str) -> str:
-    """Full-width letters and digits as plain ones, every minus as "-"."""
+    """Full-width letters and digits as plain ones, every minus as "-", "3½" as 3.5."""
+    text = _MIXED.sub(lambda m: f"{int(m[1]) + unicodedata.numeric(m[2]):g}", text)
     return unicodedata.normalize("NFKC", text.translate(_SUPERSCRIPTS)).replace("\u2212", "-")
 
 
@@ -210,6 +213,13 @@ def strict_number(raw: str) -> float | None:
 
 def _numbers(text: str) -> Iterator[float]:
     text = _without_repetitions(text.rpartition("=")[2])
+    text, halves = _AND_A_HALF.subn("", text)
+    more = 0.5 if halves else 0.0
+    yield from (value + math.copysign(more, value) for value in _written(text))
+
+
+def _written(text: str) -> Iterator[float]:
+    """Numbers in digits, then those in words."""
     for found in _DIGITS.finditer(text):
         sign = -1.0 if found["sign"] == "-" else 1.0
         if found["part"]:

@@ -33,15 +33,12 @@ def tuning_part(record: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         record: of a Spa3-VLM's lineage (spa3r/train/vlm_origin.py): folders of model, run and sets.
-            What is no longer in them is left away.
+            What is no longer in them, or is no longer what was learnt, is left away.
 
     Raises:
         FormatError, WeightsError: an instruction set or the model is damaged.
     """
-    run, sets = record["run"]["folder"], {}
-    for one in record["sets"]:
-        if one["folder"] and storage.exists(one["folder"]):
-            sets[one["name"]] = read_set(one["folder"])
+    run, sets = record["run"]["folder"], _sets(record)
     drops = {f"Making {name}": found.manifest.get("dropped", {}) for name, found in sets.items()}
     for name, reasons in record.get("dropped", {}).items():
         drops[f"Tuning, of {name}"] = reasons
@@ -50,6 +47,20 @@ def tuning_part(record: Mapping[str, Any]) -> dict[str, Any]:
         "drops": drops,
         "supervised": _supervised(record["vlm"]["folder"], sets),
     }
+
+
+def _sets(record: Mapping[str, Any]) -> dict[str, InstructionSet]:
+    """The sets that were learnt, by name, as far as they are there unchanged."""
+    found = {}
+    for one in record["sets"]:
+        if not one["folder"] or not storage.exists(one["folder"]):
+            continue
+        given = read_set(one["folder"])
+        if given.hash == one["hash"]:
+            found[one["name"]] = given
+        else:
+            log.warning("%s is no longer what was learnt: it is not shown", one["folder"])
+    return found
 
 
 def _supervised(vlm: str, sets: Mapping[str, InstructionSet]) -> list[SupervisedText]:

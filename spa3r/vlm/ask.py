@@ -197,10 +197,12 @@ def answer_file(
         out: path or URL to write, when every line is done.
 
     Raises:
-        ConfigError: `out` cannot be written, or a file that cannot be read.
+        ConfigError: `out` cannot be written or is `source`, or a file that cannot be read.
         TeacherError: the encoder's teacher is missing.
     """
     storage.check_writable(out)
+    if storage.filesystem(source)[1] == storage.filesystem(out)[1]:
+        raise ConfigError(f"{out}: holds the questions; name another file for the answers")
     try:
         data = storage.read_bytes(source)
     except OSError as error:

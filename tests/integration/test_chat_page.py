@@ -50,9 +50,9 @@ def a_room(name: str) -> SceneViews:
     return prepare_scene(images, width=112, multiple=28)
 
 
-@pytest.fixture
-def page(vlm: Spa3VLM) -> Iterator[tuple[Page, str]]:
-    """A tab that shows the page, and its address."""
+@pytest.fixture(scope="module")
+def tab(vlm: Spa3VLM) -> Iterator[tuple[Page, str]]:
+    """A tab, and the page's address."""
     if CHROMIUM is None:
         pytest.skip("no chromium on the path: apt-get install chromium")
     with (
@@ -64,11 +64,20 @@ def page(vlm: Spa3VLM) -> Iterator[tuple[Page, str]]:
             page.call("Network.enable")
             page.call("Page.enable")
             page.call("Log.enable")
-            page.call("Page.navigate", url=chat.url)
-            until(page, "typeof page == 'object' && page.about")
             yield page, chat.url
         finally:
             page.close()
+
+
+@pytest.fixture
+def page(tab: tuple[Page, str]) -> tuple[Page, str]:
+    """The tab, which shows the page as it is at first, and the page's address."""
+    page, url = tab
+    page.call("Log.clear")
+    page.call("Page.navigate", url=url)
+    until(page, "typeof page == 'object' && page.about && !page.scene")
+    page.events[:] = [e for e in page.events if e["method"] != "Log.entryAdded"]
+    return tab
 
 
 def until(page: Page, condition: str) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from flows import suite_stage
 from flows.answers import Answers
 from flows.settings import Settings
 from flows.suite_report import write_report
@@ -173,8 +172,6 @@ def test_bad_input_is_told_before_anything_is_asked(
 def test_the_command_scores_anew(
     run: SuiteRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(suite_stage, "_log", lambda *_: None)  # no registry here
-    monkeypatch.setattr("flows.tuning_report.tuning_of", lambda *_: {})
     monkeypatch.setenv("SPA3R_HOME", str(run.folder.parent.parent))
     line = ["evaluate", "--rescore", str(run.folder), "--scorer", "vlmevalkit"]
     assert main(line) == 0
@@ -182,3 +179,4 @@ def test_the_command_scores_anew(
     assert "view-spatial" in printed
     assert "by scorer vlmevalkit, 8 questions about 4 scenes" in printed
     assert (run.folder / "report-vlmevalkit.html").exists()
+    assert not (run.folder.parent.parent / "mlflow.db").exists()  # scoring makes no registry

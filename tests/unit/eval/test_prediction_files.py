@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from spa3r.errors import ConfigError, ShardError
@@ -57,6 +59,26 @@ def test_another_evaluation_is_not_mixed_in(tmp_path: Path) -> None:
     files.start(str(tmp_path), {**META, "versions": {"torch": "2"}}, asked)
     with pytest.raises(ConfigError, match="holds answers with other settings"):
         files.start(str(tmp_path), {**META, "key": "b"}, asked)
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ([], "no answers of the method model"),
+        ([("0", "blind", "3")], "no answers of the method model"),
+        ([("0", "model", "3"), ("0", "oracle", "3")], "method 'oracle' answers question '0'"),
+        ([("0", "model", None)], "answers question '0' by None"),
+        ([("0", "model", "3"), ("0", "model", "4")], "two answers of model to question '0'"),
+    ],
+)
+def test_predictions_that_are_none(
+    tmp_path: Path, rows: list[tuple[str, str, str]], told: str
+) -> None:
+    table = [{"question": q, "method": m, "raw": raw, "frames": []} for q, m, raw in rows]
+    place = tmp_path / files.PREDICTIONS
+    pq.write_table(pa.Table.from_pylist(table, schema=files.SCHEMA), place)
+    with pytest.raises(ShardError, match=told):
+        files.read_predictions(str(tmp_path))
 
 
 def test_what_is_no_evaluation(tmp_path: Path) -> None:

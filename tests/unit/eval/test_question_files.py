@@ -102,6 +102,7 @@ BROKEN: list[tuple[str, dict[str, Any], str]] = [
     ("cv-bench", cv_doc(0, answer=5), "malformed question"),
     ("cv-bench", cv_doc(0, filename="/etc/passwd"), "leads out of the media's root"),
     ("cv-bench", cv_doc(0, filename=[5]), "malformed question"),
+    ("cv-bench", cv_doc(0, filename="."), "'.' names no file"),
     ("view-spatial", view_doc(0, choices=["A. left", "B. right"]), "malformed question"),
     ("spar-bench", spar_doc(0, "position_matching", answer=2), "malformed question"),
     ("spar-bench", spar_doc(0, answer=2.0), "malformed question"),

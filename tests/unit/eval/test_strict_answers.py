@@ -56,7 +56,8 @@ def test_two_options_of_one_text_are_no_answer() -> None:
 NUMBERS = {
     "3": 3, "3.": 3, "3.0": 3, ".5": 0.5, "5.6..": 5.6, "1,200": 1200, "1,234,567.5": 1234567.5,
     "-3": -3, "−3": -3, "+68": 68, "minus three": -3, "~3": 3, "≈5.2": 5.2, "3m": 3, "0.5 m²": 0.5,
-    "21.9 m^2": 21.9, "2 m2": 2, "1.2e+00": 1.2, "３": 3, "٣": 3, "½": 0.5, "1/2": 0.5, "[2]": 2,
+    "21.9 m^2": 21.9, "2 m2": 2, "1.2e+00": 1.2, "３": 3, "٣": 3, "½": 0.5, "3½ m": 3.5,
+    "2 ¼": 2.25, "two and a half meters": 2.5, "-2 and a half": -2.5, "1/2": 0.5, "[2]": 2,
     "three": 3, "Three.": 3, "twenty-seven": 27, "one hundred and seven": 107, "a dozen": 12,
     "two dozen": 24, "two thousand three hundred": 2300, "There are 3 chairs": 3, "**71**": 71,
     "3 meters (300 cm)": 3, "2.0 + 1.5 = 3.5": 3.5, "The answer is 2.5.": 2.5,

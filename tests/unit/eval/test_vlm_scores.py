@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from spa3r.eval.bootstrap import paired_interval
+from spa3r.eval.score_table import own_overall
 from spa3r.eval.suite import Method, Prediction, Question
 from spa3r.eval.vlm_scores import VlmScores, table
 from tests.suite_makers import vsi_doc
@@ -56,6 +57,21 @@ def test_rows_intervals_and_differences() -> None:
     assert overall.scores["model"].mean == pytest.approx(found.methods["model"].overall)
     assert found.unparsed["blind"] == sum(not q.scores["blind"] for q in found.questions)
     assert "shuffled" not in overall.differences
+
+
+def test_the_scorers_own_overall_is_told_where_it_is_another() -> None:
+    docs = [vsi_doc(0), vsi_doc(1, "object_rel_direction_hard"),
+            vsi_doc(2, "object_rel_direction_medium", ground_truth="A")]  # fmt: skip
+    some = questions("vsi-bench", docs)
+    said: dict[Method, list[Prediction]] = {
+        "model": [Prediction(question=q.id, method="model", raw="B") for q in some]
+    }
+    assert own_overall(table("vsi-bench", some, said, "strict")) == ""
+    # the easy kind is missing: the benchmark's own code takes the others for tasks of their own
+    apart = own_overall(table("vsi-bench", some, said, "official"))
+    assert apart == "the scorer's own overall is 33.3333 of 100"
+    raised = own_overall(table("vsi-bench", some, said, "lmms-eval"))
+    assert raised.startswith("the reference gives no overall: KeyError: ")
 
 
 def test_equal_answers_differ_by_nothing() -> None:

@@ -21,6 +21,7 @@ from spa3r.train.tune import tune
 from spa3r.train.tune_plan import Plan
 from spa3r.train.tune_task import TuneTask, order_of
 from spa3r.train.units import unit_of
+from spa3r.vlm.model import Spa3VlmModel
 from spa3r.vlm.processor import Processor
 from spa3r.vlm.spa3_vlm import Spa3VLM
 from tests.unit.train.run_task import after, newest
@@ -216,26 +217,20 @@ def test_activation_checkpointing_changes_no_gradient(
 # --- features -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("features", ["latents", "latents_and_images"])
-def test_nothing_that_is_cached_is_computed_in_the_loop(
-    tmp_path: Path, rooms: Colours, features: str, monkeypatch: pytest.MonkeyPatch
+def test_what_is_cached_is_not_computed_in_the_loop_and_gives_the_same_training(
+    tmp_path: Path, rooms: Colours, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = recipe(train__features=features, train__steps=2)
-    work = work_of(rooms, tmp_path, asked)
-    forbid_teacher(monkeypatch)
-    opened_ = work.open()
-    if features == "latents_and_images":
-        monkeypatch.setattr(type(opened_.task.model), "image_tokens", None)
-        monkeypatch.setattr("spa3r.data.media.MediaReader.views", None)
-    train_on(tmp_path, work)
-    assert [line["step"] for line in losses(tmp_path)] == [1, 2]
-
-
-def test_cached_tokens_of_the_tower_give_the_same_training(tmp_path: Path, rooms: Colours) -> None:
     for features in ("latents", "latents_and_images"):
-        asked = recipe(train__features=features, train__steps=2)
-        train_on(tmp_path / features, work_of(rooms, tmp_path / features, asked))
+        run = tmp_path / features
+        work = work_of(rooms, run, recipe(train__features=features, train__steps=2))
+        with monkeypatch.context() as patch:
+            forbid_teacher(patch)
+            if features == "latents_and_images":
+                patch.setattr(Spa3VlmModel, "image_tokens", None)
+                patch.setattr("spa3r.data.media.MediaReader.views", None)
+            train_on(run, work)
     ours, theirs = (losses(tmp_path / name) for name in ("latents", "latents_and_images"))
+    assert [line["step"] for line in ours] == [1, 2]
     for a, b in zip(ours, theirs, strict=True):
         assert a["text"] == pytest.approx(b["text"], rel=1e-4)
 

@@ -46,10 +46,13 @@ def test_two_workers_train_as_one_does(
     asked = {
         "vlm__language": language, "train__steps": 3, "train__validate_every": 3,
         "train__validate_conversations": 3, "train__activation_checkpointing": language == "full",
-        "train__batches_per_step": 4,
+        "train__batches_per_step": 4, "mixture__blind_share": 0.4,
     }  # fmt: skip
     ddp = work_of(rooms, tmp_path / "one", recipe(**asked))
     fsdp2 = work_of(rooms, tmp_path / "one", recipe(**asked, train__sharding="fsdp2"))
+    task = ddp.open().task
+    shown = [sum(task.fetch(i).images_of) for i in range(12)]
+    assert 0 in shown and max(shown) > 0, "one worker has no image while the other has some"
     train_on(tmp_path / "one", ddp)
     for name, work in (("ddp", ddp), ("fsdp2", fsdp2)):
         results = workers.run(2, whole_run, tmp_path / name, work)

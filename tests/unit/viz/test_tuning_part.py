@@ -30,7 +30,7 @@ def conversation(scene: str) -> Instruction:
 def record(tmp_path: Path) -> dict:
     """A lineage record, and what it names: one set about two scenes, and an untuned model."""
     frames = make_frames(tmp_path / "frames", {"a": 6, "b": 6})
-    write_set(tmp_path / "set", [conversation("a"), conversation("b")], source="rooms",
+    made = write_set(tmp_path / "set", [conversation("a"), conversation("b")], source="rooms",
               media_root=frames, dropped={"tie": 3})  # fmt: skip
     vlm = tiny_vlm(
         config=tiny_config(image_width=56, fusion=FusionConfig(kind="none")),
@@ -42,7 +42,7 @@ def record(tmp_path: Path) -> dict:
     return {
         "vlm": {"folder": str(tmp_path / "run" / "vlm")},
         "run": {"folder": str(tmp_path / "run")},
-        "sets": [{"name": "rooms", "folder": str(tmp_path / "set")}],
+        "sets": [{"name": "rooms", "folder": str(tmp_path / "set"), "hash": made.hash}],
         "dropped": {"rooms": {"too_many_tokens": 2}},
     }
 
@@ -60,6 +60,16 @@ def test_it_shows_the_loss_the_drops_and_what_is_learnt(record: dict) -> None:
     images = sum(token == "<|vision_start|>" for token, _ in text.tokens)
     assert images == 4  # frames as in training
     assert learnt_share(text.tokens)[0] == len(learnt) == 5
+
+
+def test_a_set_that_was_made_again_otherwise_is_not_shown(
+    record: dict, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_set(tmp_path / "set", [conversation("b")], source="rooms", dropped={"tie": 9})
+    part = tuning_part(record)
+    assert part["supervised"] == []
+    assert part["drops"] == {"Tuning, of rooms": {"too_many_tokens": 2}}
+    assert "is no longer what was learnt" in caplog.text
 
 
 def test_what_is_gone_is_left_away(record: dict, tmp_path: Path, caplog) -> None:

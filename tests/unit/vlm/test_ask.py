@@ -168,6 +168,13 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
         assert {**a, "seconds": 0} == {**b, "seconds": 0}
 
 
+def test_the_questions_are_not_written_over(vlm: Spa3VLM, here: Path):
+    source = write(here, about("a", "0.jpg"))
+    with pytest.raises(ConfigError, match="holds the questions; name another file"):
+        answer_file(vlm, source, here / "." / source.name, max_new_tokens=2)
+    assert "How many" in source.read_text()
+
+
 def test_blocks_of_another_file_are_not_taken(
     vlm: Spa3VLM, here: Path, monkeypatch: pytest.MonkeyPatch
 ):
