@@ -19,10 +19,8 @@ setup:  ## virtual environment, pinned packages, system libraries
 demo: setup  ## the whole chain on generated rooms, ending in a report
 	@.venv/bin/spa3r demo
 
-# In a home of its own: other rooms are held out. Numbers of the tuning: spa3r/recipes/vlm_tiny.py.
 learn-vlm: setup  ## Spa3-VLM on more rooms for longer: does geometry pay? (an hour on 2 cores)
-	@SPA3R_HOME=$${SPA3R_HOME:-spa3r-home}/learn .venv/bin/spa3r demo --vlm vlm-learn \
-	  --rooms 440 --val-rooms 40 --set train.steps=1200
+	@infra/learn_vlm.sh
 
 test: setup  ## all tests that this machine can run (under 8 minutes on 2 cores)
 	@$(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder

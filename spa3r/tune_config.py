@@ -118,7 +118,8 @@ class MixtureConfig:
         )
         require(self.seconds_per_frame > 0, "seconds_per_frame must be positive")
         at_least(self, 1, "max_tokens", "max_images")
-        require(0 <= self.blind_share < 1, f"blind_share must lie in [0, 1), got {self.blind_share}")
+        share = self.blind_share
+        require(0 <= share < 1, f"blind_share must lie in [0, 1), got {share}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -40,6 +40,7 @@ def vlm_tiny() -> TuneRecipe:
             min_lr=1e-5,
             warmup_steps=10,
             betas=(0.9, 0.95),
+            weight_decay=0.05,
             batches_per_step=2,
             tokens_per_batch=4096,
             precision="float32",
@@ -97,10 +98,10 @@ def vlm_learn() -> TuneRecipe:
         name="vlm-learn",
         train=replace(
             base.train,
-            steps=1500,
+            steps=700,
             warmup_steps=50,
-            validate_every=250,
-            checkpoint_every=250,
-            log_every=25,
+            validate_every=100,
+            checkpoint_every=100,
+            log_every=20,
         ),
     )

@@ -33,8 +33,9 @@ ONLY_IN = {
     "uvicorn": {"spa3r/chat_page/"},
 }
 # What preprocessing may take from spa3r: the contract, never a model.
-CONTRACT = {"schema", "config", "errors", "geometry", "images", "codecs", "lens", "frame_choice", "loop_config",
-            "listing", "lock", "plain", "storage", "progress", "guard", "video_decoder", "video_index", "instructions", "json_lines"}  # fmt: skip
+CONTRACT = {"schema", "config", "errors", "geometry", "images", "codecs", "lens", "frame_choice",
+            "loop_config", "listing", "lock", "plain", "storage", "progress", "guard",
+            "video_decoder", "video_index", "instructions", "json_lines"}  # fmt: skip
 TARGETS_MAY = CONTRACT | {"teachers", "data"}
 # The modules of the stage `targets`, which run teachers.
 TARGETS = ("preprocessing/targets.py", "preprocessing/target_", "preprocessing/ray_targets.py",

@@ -53,8 +53,7 @@ def test_content_is_all_that_the_towers_look_at() -> None:
 def stores(encoder: dict | None = None, base: dict | None = None, **settings: object) -> Stores:
     asked = override(TuneRecipe(name="x"), {"train.features": "latents_and_images"})
     asked = override(asked, {name.replace("__", "."): x for name, x in settings.items()})
-    found = open_stores("/features", asked, encoder=encoder or ENCODER, base=base or BASE)
-    return found
+    return open_stores("/features", asked, encoder=encoder or ENCODER, base=base or BASE)
 
 
 def test_two_encoders_teachers_layers_or_bases_share_nothing() -> None:
