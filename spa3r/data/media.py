@@ -251,7 +251,8 @@ def _require(place: str) -> None:
         raise MediaError(str(error), MISSING) from error
     if not there:
         raise MediaError(
-            f"{place}: no such file or folder; put it there, or correct its path or media root", MISSING
+            f"{place}: no such file or folder; put it there, or correct its path or media root",
+            MISSING,
         )
 
 
