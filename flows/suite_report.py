@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from flows.example_shares import with_shares
+from flows.suite_run import SuiteRun
 from spa3r.errors import Spa3RError
 from spa3r.eval import prediction_files as files
 from spa3r.eval.published import PUBLISHED_QUESTIONS, published_tables
@@ -19,7 +20,6 @@ from spa3r.viz.vlm_report import write_vlm_report
 from spa3r.viz.vlm_report_data import QuestionExample, TaskScores, VlmReportData
 
 if TYPE_CHECKING:
-    from flows.suite_stage import SuiteRun
     from spa3r.vlm.spa3_vlm import Spa3VLM
 
 EXAMPLES: Final = 4
@@ -37,7 +37,7 @@ SCORERS: Final = {
 
 def write_report(
     path: Path,
-    run: "SuiteRun",
+    run: SuiteRun,
     tuning: Mapping[str, Any] | None = None,
     vlm: "Spa3VLM | None" = None,
 ) -> None:
@@ -124,7 +124,7 @@ def _facts(meta: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _examples(
-    run: "SuiteRun",
+    run: SuiteRun,
     questions: Sequence[Question],
     predictions: Mapping[Any, Sequence[Prediction]],
 ) -> list[QuestionExample]:
@@ -167,7 +167,7 @@ def _spread(scored: Sequence[Any], by_id: Mapping[str, Question]) -> list[Any]:
 class _Pictures:
     """Frames for the examples; without media (re-scored elsewhere) the examples have none."""
 
-    def __init__(self, run: "SuiteRun") -> None:
+    def __init__(self, run: SuiteRun) -> None:
         from spa3r.data.media import FrameRule, MediaReader
 
         meta = run.meta

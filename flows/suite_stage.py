@@ -6,21 +6,21 @@ spa3r/eval/prediction_files.py, and `scores-<scorer>.json`, `answers-<scorer>.js
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from flows.answers import ANSWERS, Answers, log_answers
+from flows.answers import ANSWERS, log_answers
 from flows.settings import Settings
 from flows.stage import StageResult, say, timed
+from flows.suite_run import Asked, SuiteRun
 from spa3r import storage
 from spa3r.errors import ConfigError, ServiceError
 from spa3r.eval import prediction_files as files
 from spa3r.eval.question_files import UNPACKED, content_hash, read, with_media
 from spa3r.eval.score_table import own_overall, summary, text_table
 from spa3r.eval.suites import require_scorer, suite_of
-from spa3r.eval.vlm_scores import VlmScores, table
+from spa3r.eval.vlm_scores import table
 from spa3r.lock import locked_folder
 from spa3r.plain import config_hash
 from spa3r.progress import meter
@@ -34,45 +34,6 @@ DECODING: Final = "greedy"
 TOLD: Final = ("questions", "model", "versions", "prompt", "decoding")
 """Of meta.json, what does not decide the answers: names, and what code or a hash says already."""
 _VERSIONS: Final = ("torch", "transformers")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Asked:
-    """A suite's question file and its media."""
-
-    suite: str
-    questions: tuple[str, ...]
-    """Paths or URLs."""
-    media: str
-    """"": the images stand in the question file."""
-    limit: int = 0
-    """The first so many questions; 0: all."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SuiteRun:
-    """One evaluation, scored."""
-
-    folder: Path
-    meta: dict[str, Any]
-    scores: VlmScores
-    reused: bool
-    """No question was put to the model."""
-
-    @property
-    def answers(self) -> Answers:
-        """What `promote` compares."""
-        return Answers(
-            model_hash=self.meta["model"]["hash"],
-            suite=self.scores.suite,
-            questions_hash=self.meta["questions_hash"],
-            scorer=self.scores.scorer,
-            places={
-                "questions": "\n".join(self.meta["questions"]),
-                "media": self.meta["media"],
-            },
-            questions=self.scores.questions,
-        )
 
 
 def evaluate_suite(

@@ -140,7 +140,8 @@ def _champion_answers(
     path = registry.run_artifact(client, champion.run_id, f"{folder}/{ANSWERS}")
     if path is not None:
         return Answers.read(path)
-    from flows.suite_stage import Asked, load, run_suite
+    from flows.suite_run import Asked
+    from flows.suite_stage import load, run_suite
 
     model = f"models:/{champion.name}/{champion.version}"
     asked = Asked(

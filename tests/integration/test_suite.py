@@ -9,7 +9,8 @@ import pytest
 from flows.answers import Answers
 from flows.settings import Settings
 from flows.suite_report import write_report
-from flows.suite_stage import Asked, SuiteRun, rescored, run_suite
+from flows.suite_run import Asked, SuiteRun
+from flows.suite_stage import rescored, run_suite
 from spa3r.cli import main
 from spa3r.errors import ConfigError, MediaError, PromptError, ShardError
 from spa3r.eval import answering
