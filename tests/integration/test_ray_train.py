@@ -81,6 +81,7 @@ def test_a_lost_head_a_stop_and_another_number_of_workers(
     assert [line["step"] for line in lines] == list(range(1, 13))
 
 
+@pytest.mark.soak  # Ray itself starts and ends for 18 s; the chain tunes under it, with one worker
 def test_tuning_by_two_workers_is_that_of_one(tmp_path: Path, running: None):
     """Sharded; and the teacher is gone when the workers begin."""
     from spa3r.train.cluster import on_ray
