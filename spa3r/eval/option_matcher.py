@@ -12,35 +12,15 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
+from spa3r.eval.reference_answers import NUMBER_WORDS
+
 LETTERS: Final = "ABCDEF"
 _LAST_LINES: Final = 6
 _TAIL: Final = 800  # characters
 _INVISIBLE: Final = str.maketrans("", "", "\u200b\u200c\u200d\ufeff")
 
 _OPENERS, _CLOSERS = r"\(\[\{（【", r"\)\]\}）】"
-_TO_TWENTY: Final = [
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-    "twenty",
-]
+_TO_TWENTY: Final = [word for word, value in NUMBER_WORDS.items() if value <= 20]
 _NUMBER: Final = r"[-+]?(?:\d*\.\d+|\d+)(?:[eE][-+]?\d+)?"
 
 
@@ -85,7 +65,7 @@ _CAPITAL_ANYWHERE: Final = re.compile(
     rf"(?<![A-Za-z])[{_OPENERS}]?\s*([{LETTERS}])\s*[{_CLOSERS}]?(?![A-Za-z])"
 )
 _WORDS_TO_TWENTY: Final = re.compile(rf"\b({'|'.join(_TO_TWENTY)})\b", _ANY_CASE)
-_VALUES: Final = {word: str(value) for value, word in enumerate(_TO_TWENTY)}
+_VALUES: Final = {word: str(NUMBER_WORDS[word]) for word in _TO_TWENTY}
 
 
 def match_option(raw: str) -> str | None:
